@@ -1,0 +1,280 @@
+"""Parameter-space noise: which weights, how much, and the clean policy back bit for bit.
+
+Before the rollouts of a step the policy's weights theta become theta + eps with eps ~ N(0, sigma^2 I)
+(arXiv 2602.02555, section on the method; the authors' `_apply_param_noise`). One draw of eps holds for whole
+trajectories. Here a draw is a number: draw 7 of seed 0 is the same noise on every machine, in every order of the
+parameters, whether it sits in the weights in place (:func:`perturbed`) or next to other draws in one batch
+(:func:`stacked`).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psn_tutorial.errors import UserError
+
+TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """What to perturb and by how much.
+
+    Attributes:
+        sigma: standard deviation of the noise; a multiple of each tensor's RMS when ``relative``.
+        targets: "mlp", "attention", "embeddings", "head", "norms", "all", or a regular expression searched
+            in the parameter names. The paper perturbs "mlp"; its released code perturbs "all".
+        relative: scale sigma by the root mean square of each tensor (the paper's sigma is absolute).
+        seed: base seed of all draws.
+        antithetic: draw 2j + 1 is minus draw 2j.
+    """
+
+    sigma: float
+    targets: str = "mlp"
+    relative: bool = False
+    seed: int = 0
+    antithetic: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.sigma < float("inf"):
+            raise UserError(f"sigma must be a finite number >= 0, got {self.sigma}")
+
+
+@dataclass(frozen=True)
+class NoiseReceipt:
+    """What the noise really did, measured on the weights after the cast to their own type.
+
+    Attributes:
+        names: the perturbed tensors; a tensor with several names (tied embeddings) stands once, as
+            "model.embed_tokens.weight = lm_head.weight".
+        entries: how many numbers they hold together.
+        requested_sigma: root mean square, over the entries, of the standard deviation asked for.
+        realised_sigma: root mean square of the change (over all draws when several are stacked).
+        norm: Euclidean length of the change (root mean square over the draws).
+        unchanged_fraction: share of entries that the cast to the tensor's type left as they were.
+    """
+
+    names: tuple[str, ...]
+    entries: int
+    requested_sigma: float
+    realised_sigma: float
+    norm: float
+    unchanged_fraction: float
+
+
+@dataclass
+class _Target:
+    """One tensor to perturb: its names, and the (module, attribute) pairs that hold it."""
+
+    parameter: nn.Parameter
+    names: list[str] = field(default_factory=list)
+    owners: list[tuple[nn.Module, str]] = field(default_factory=list)
+
+
+def role(name: str) -> str:
+    """The role of a parameter, read from its path: one of ``TARGETS`` except "all", or "other"."""
+    parts = name.split(".")
+    if any("norm" in part for part in parts):
+        return "norms"
+    for part, kind in (("mlp", "mlp"), ("self_attn", "attention"), ("embed_tokens", "embeddings"),
+                       ("lm_head", "head")):  # fmt: skip
+        if part in parts:
+            return kind
+    return "other"
+
+
+def _wanted(name: str, targets: str) -> bool:
+    if targets in TARGETS:
+        return targets == "all" or role(name) == targets
+    return re.search(targets, name) is not None
+
+
+def select(model: nn.Module, targets: str) -> list[_Target]:
+    """The tensors that ``targets`` names, each once however many names it has.
+
+    Raises:
+        UserError: the filter is no valid expression, matches nothing, or matches a quantised tensor.
+    """
+    try:
+        re.compile(targets)
+    except re.error as error:
+        raise UserError(f"targets must be one of {', '.join(TARGETS)} or a regular expression, got {targets!r} ({error})") from None
+    found: dict[int, _Target] = {}
+    wanted = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            name = f"{path}.{attribute}" if path else attribute
+            target = found.setdefault(id(parameter), _Target(parameter))
+            target.names.append(name)
+            target.owners.append((module, attribute))
+            if _wanted(name, targets):
+                wanted.add(id(parameter))
+    chosen = [target for key, target in found.items() if key in wanted]
+    if not chosen:
+        example = ", ".join(target.names[0] for target in list(found.values())[:3])
+        raise UserError(f"targets {targets!r} matches no parameter of the model, whose names look like {example}")
+    for target in chosen:
+        if not target.parameter.is_floating_point():
+            raise UserError(
+                f"targets {targets!r} matches {target.names[0]}, which is quantised ({target.parameter.dtype}): "
+                "noise needs floating-point weights"
+            )
+    return chosen
+
+
+def gaussian(config: NoiseConfig, draw: int, name: str, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise of one draw for one tensor: fp32, on the CPU, of the tensor's shape.
+
+    The generator's 128-bit key is a hash of (seed, draw, name), so nothing depends on order, device or rank, and no two
+    tensors of a run share a stream (TRAPS.md 5: torch's CPU generator keeps 32 bits of its seed).
+    """
+    sign = 1.0
+    if config.antithetic:
+        draw, odd = divmod(draw, 2)
+        sign = -1.0 if odd else 1.0
+    digest = hashlib.sha256(f"{config.seed}/{draw}/{name}".encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32)).mul_(sign)
+
+
+def _scale(config: NoiseConfig, parameter: Tensor) -> float:
+    """Standard deviation of the noise on this tensor."""
+    if not config.relative:
+        return config.sigma
+    return config.sigma * float(parameter.detach().float().square().mean().sqrt())
+
+
+def _noisy(config: NoiseConfig, draw: int, target: _Target) -> tuple[Tensor, float]:
+    """The tensor with one draw added, in its own type and place, and the sigma asked for."""
+    clean, scale = target.parameter.detach(), _scale(config, target.parameter)
+    noise = gaussian(config, draw, target.names[0], clean.shape).mul_(scale)
+    return (clean.float() + noise.to(clean.device)).to(clean.dtype), scale
+
+
+class _Tally:
+    """Sums from which the receipt follows."""
+
+    def __init__(self):
+        self.names, self.entries, self.unchanged, self.wanted, self.changed = [], 0, 0.0, 0.0, 0.0
+
+    def add(self, target: _Target, noisy: Tensor, scale: float, draws: int = 1) -> None:
+        change = noisy.float() - target.parameter.detach().float()
+        count = target.parameter.numel()
+        self.names.append(" = ".join(target.names))
+        self.entries += count
+        self.wanted += count * scale**2
+        self.changed += float(change.square().sum(dtype=torch.float64)) / draws
+        self.unchanged += (change.numel() - int(torch.count_nonzero(change))) / draws
+
+    def receipt(self) -> NoiseReceipt:
+        rms = lambda total: (total / self.entries) ** 0.5  # noqa: E731
+        return NoiseReceipt(
+            tuple(self.names), self.entries, rms(self.wanted), rms(self.changed),
+            self.changed**0.5, self.unchanged / self.entries,
+        )  # fmt: skip
+
+
+@contextmanager
+def perturbed(model: nn.Module, config: NoiseConfig, draw: int = 0) -> Iterator[NoiseReceipt]:
+    """Add one draw of noise to the model's weights in place for the length of a ``with`` block.
+
+    The clean tensors are kept and put back, never recovered by subtracting (TRAPS.md 6): on leaving the
+    block, by an exception too, every parameter is bitwise what it was. Paper: theta~ = theta + eps.
+
+    Yields:
+        NoiseReceipt: what was changed, and by how much.
+
+    Raises:
+        UserError: see :func:`select`.
+    """
+    targets, tally = select(model, config.targets), _Tally()
+    clean = [target.parameter.data for target in targets]
+    try:
+        for target in targets:
+            noisy, scale = _noisy(config, draw, target)
+            tally.add(target, noisy, scale)
+            target.parameter.data = noisy
+        yield tally.receipt()
+    finally:
+        for target, data in zip(targets, clean, strict=True):
+            target.parameter.data = data
+
+
+@contextmanager
+def stacked(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iterator[NoiseReceipt]:
+    """Let each row of a batch see its own draw: row b of B rows uses ``draws[b // (B // N)]``.
+
+    The N noisy copies of a weight are stacked to [N, out, in] and a linear layer becomes one batched matrix product, so
+    that N draws cost one pass. Draw d gives bitwise the weights that ``perturbed(model, config, d)`` gives. The clean
+    parameters are never touched. Works inside :func:`psn_tutorial.models.decoder.forward` and transformers' own forward.
+
+    Yields:
+        NoiseReceipt: over all draws together.
+
+    Raises:
+        UserError: ``draws`` is empty, a target is neither a linear layer, an embedding nor an RMS norm, or (when the
+            model runs) the batch cannot be shared evenly among the draws.
+    """
+    if not len(draws):
+        raise UserError("draws must name at least one draw, got none")
+    targets, tally, stacks = select(model, config.targets), _Tally(), {}
+    for target in targets:
+        copies, scale = zip(*(_noisy(config, draw, target) for draw in draws), strict=True)
+        stack = torch.stack(copies)
+        tally.add(target, stack, scale[0], len(draws))
+        for module, attribute in target.owners:
+            stacks.setdefault(module, {})[attribute] = stack
+    try:
+        for module, tensors in stacks.items():
+            module.forward = _stacked_forward(module, tensors, len(draws))
+        yield tally.receipt()
+    finally:
+        for module in stacks:
+            module.__dict__.pop("forward", None)
+
+
+def _share(x: Tensor, draws: int) -> Tensor:
+    """[B, ..., C] -> [N, B/N * ..., C]: the rows of each draw together."""
+    if x.shape[0] % draws:
+        raise UserError(f"the batch must be a multiple of the {draws} draws, got {x.shape[0]} rows")
+    return x.reshape(draws, -1, x.shape[-1])
+
+
+def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) -> Callable[[Tensor], Tensor]:
+    """The forward pass of one module whose parameters are stacked over the draws, [N, ...]."""
+    if isinstance(module, nn.Linear):
+        weight = tensors.get("weight", module.weight).mT
+        bias = tensors["bias"][:, None] if "bias" in tensors else module.bias
+
+        def linear(x: Tensor) -> Tensor:
+            rows = _share(x, draws)
+            out = rows @ weight if bias is None else rows @ weight + bias
+            return out.view(*x.shape[:-1], -1)
+
+        return linear
+    if isinstance(module, nn.Embedding):
+        weight, size = tensors["weight"].flatten(0, 1), module.num_embeddings
+
+        def embedding(ids: Tensor) -> Tensor:
+            offset = torch.arange(draws, device=ids.device)[:, None] * size
+            return F.embedding(_share(ids[..., None], draws)[..., 0] + offset, weight).view(*ids.shape, -1)
+
+        return embedding
+    if hasattr(module, "variance_epsilon"):
+        weight = tensors["weight"][:, None]
+
+        def rms_norm(x: Tensor) -> Tensor:
+            normed = F.rms_norm(x.float(), x.shape[-1:], eps=module.variance_epsilon).to(x.dtype)
+            return (_share(normed, draws) * weight).view(x.shape)
+
+        return rms_norm
+    raise UserError(f"several draws in one batch ride on linear layers, embeddings and RMS norms, not on {type(module).__name__}")

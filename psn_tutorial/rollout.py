@@ -1,0 +1,179 @@
+"""Sampling: prompts in, completions and the sampler's own log-probabilities out.
+
+The sampler is the noisy policy mu = pi_{theta + eps}. What is kept of it are the log-probs of the tokens it chose, at the
+temperature it used and over the full vocabulary, because the importance ratio needs exactly those (PAPER.md, numerics 10).
+There is no top-p and no top-k.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.models.decoder import Cache, empty_cache, forward
+from psn_tutorial.noise import NoiseConfig, NoiseReceipt, perturbed, stacked
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One batch of B = P * G rollouts, prompt-major: row b answers prompt b // G.
+
+    Attributes:
+        prompts: [B, Tp] token ids, padded on the left.
+        prompt_mask: [B, Tp] bool, False on padding.
+        tokens: [B, T] completion ids; the padding id after the end token.
+        mask: [B, T] bool, True up to and including the end token.
+        logps: [B, T] the sampler's log-probs of ``tokens``, 0 where the mask is False.
+        draws: [B] the number of the noise draw each row was sampled with; -1 for the clean policy.
+        receipt: what the noise did; None for the clean policy.
+    """
+
+    prompts: Tensor
+    prompt_mask: Tensor
+    tokens: Tensor
+    mask: Tensor
+    logps: Tensor
+    draws: Tensor
+    receipt: NoiseReceipt | None
+
+
+def spread_draws(prompts: int, group: int, draws: int, spread: str) -> Tensor:
+    """Which draw (0 .. draws - 1) each rollout uses, [P, G].
+
+    "pooled": the draws alternate inside every group, so that a group sees several perturbations.
+    "per_group": one draw serves whole groups, the next group gets the next draw.
+    One draw is the released code: all rollouts of a step share one eps.
+
+    Raises:
+        UserError: the rollouts (or the groups) cannot be shared evenly among the draws.
+    """
+    if spread == "pooled":
+        if (prompts * group) % draws:
+            raise UserError(f"draws must divide the {prompts * group} rollouts of a step, got {draws}")
+        return (torch.arange(prompts * group) % draws).view(prompts, group)
+    if spread == "per_group":
+        if prompts % draws:
+            raise UserError(f"draws must divide the {prompts} prompts of a step when spread is 'per_group', got {draws}")
+        return (torch.arange(prompts) % draws)[:, None].expand(prompts, group)
+    raise UserError(f"spread must be one of pooled, per_group, got {spread!r}")
+
+
+@contextmanager
+def sampler(model: nn.Module, noise: NoiseConfig | None, draws: Sequence[int]) -> Iterator[NoiseReceipt | None]:
+    """The model as the policy that samples: clean, with one draw in place, or with several stacked."""
+    if noise is None or noise.sigma == 0:
+        yield None
+    elif len(draws) == 1:
+        with perturbed(model, noise, draws[0]) as receipt:
+            yield receipt
+    else:
+        with stacked(model, noise, draws) as receipt:
+            yield receipt
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompts: Tensor,
+    prompt_mask: Tensor,
+    group: int,
+    max_tokens: int,
+    end_token: int,
+    pad_token: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    noise: NoiseConfig | None = None,
+    draws: Tensor | None = None,
+) -> Rollouts:
+    """Sample ``group`` completions of every prompt.
+
+    Args:
+        prompts: [P, Tp] ids padded on the left; ``prompt_mask`` [P, Tp] is False on the padding.
+        max_tokens: completions end here when no end token came before.
+        generator: the only source of randomness here; the noise has its own seeds.
+        noise, draws: None for the clean policy; ``draws`` [P, G] names the draw of each rollout, each draw equally often.
+
+    Raises:
+        UserError: the temperature is not above 0, or the draws do not share the rows evenly.
+    """
+    if not temperature > 0:
+        raise UserError(f"temperature must be > 0, got {temperature}")
+    count = prompts.shape[0]
+    if noise is None or noise.sigma == 0:
+        noise, draws = None, torch.full((count, group), -1)
+    elif draws is None:
+        draws = torch.zeros(count, group, dtype=torch.long)
+    order, starts, repeats, numbers = _blocks(draws)
+    with sampler(model, noise, numbers) as receipt:
+        mask = None if bool(prompt_mask.all()) else prompt_mask[starts]
+        cache = empty_cache(model, len(starts), prompts.shape[1] + max_tokens, mask)
+        logits = forward(model, prompts[starts], cache=cache, last=1)[:, 0].repeat_interleave(repeats, 0)
+        tokens, logps = _decode(
+            model, logits, cache.repeat(repeats), max_tokens, end_token, generator, temperature
+        )
+    back = order.argsort()
+    tokens, logps = tokens[back], logps[back]
+    ended = (tokens == end_token).cumsum(1)
+    mask = (ended - (tokens == end_token).long()) == 0
+    rows = torch.arange(count).repeat_interleave(group)
+    return Rollouts(
+        prompts[rows], prompt_mask[rows], tokens.masked_fill(~mask, pad_token), mask,
+        logps.masked_fill(~mask, 0.0), draws.flatten(), receipt,
+    )  # fmt: skip
+
+
+def _blocks(draws: Tensor) -> tuple[Tensor, Tensor, int, list[int]]:
+    """Plan one batched pass over rollouts whose draws are given, [P, G].
+
+    Rows are sorted by draw, so that each draw owns one block of rows; inside a block the rollouts of a prompt stand
+    together and share one reading of the prompt.
+
+    Returns:
+        order [B] of the rollouts in the batch; starts [B / repeats], the prompt each reading reads; repeats, rollouts
+        per reading; the numbers of the draws in the order of their blocks.
+    """
+    count, group = draws.shape
+    flat = draws.flatten()
+    order = flat.argsort(stable=True)
+    numbers, sizes = flat.unique(return_counts=True)
+    if sizes.min() != sizes.max():
+        raise UserError(f"every draw must serve equally many rollouts, got {sizes.tolist()}")
+    pairs = torch.stack([flat[order], order // group], 1)
+    _, shared = pairs.unique_consecutive(dim=0, return_counts=True)
+    repeats = int(shared[0]) if shared.min() == shared.max() else 1
+    return order, order[::repeats] // group, repeats, numbers.tolist()
+
+
+def _decode(
+    model: nn.Module, logits: Tensor, cache: Cache, max_tokens: int, end_token: int,
+    generator: torch.Generator, temperature: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Draw tokens one by one until every row has ended: tokens and log-probs, both [B, T]."""
+    rows = logits.shape[0]
+    tokens = torch.full((rows, max_tokens), end_token)
+    logps = torch.zeros(rows, max_tokens)
+    ended = torch.zeros(rows, dtype=torch.bool)
+    for t in range(max_tokens):
+        tokens[:, t], logps[:, t] = choose(logits, temperature, generator)
+        ended |= tokens[:, t] == end_token
+        if t + 1 == max_tokens or bool(ended.all()):
+            break
+        logits = forward(model, tokens[:, t : t + 1], cache=cache)[:, 0]
+    return tokens, logps
+
+
+def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sample one token per row of [B, V] logits: ids [B] and their log-probs [B] at that temperature.
+
+    By inverting the cumulative distribution, with one uniform number a row: several times cheaper on a CPU than
+    torch.multinomial, which draws one number per vocabulary entry. In double precision, so that rounding can never
+    choose a token of probability zero.
+    """
+    logps = (logits.float() / temperature).log_softmax(-1)
+    cumulative = logps.double().exp().cumsum(-1)
+    uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64)
+    ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return ids[:, 0], logps.gather(1, ids)[:, 0]
