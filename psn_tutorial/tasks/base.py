@@ -1,0 +1,168 @@
+"""What every task offers: problems, prompts, a verifier, demonstrations. And files of problems.
+
+A task is a frozen dataclass: its fields are the difficulty, its methods the protocol below.
+The trainer, the evaluation and the pre-training know nothing else of a task, so a new one needs
+only these methods.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from psn_tutorial.errors import UserError, suggest
+
+P = TypeVar("P")
+
+TASK_NAMES = ("countdown", "rules", "chain")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier says of one response.
+
+    correct: the reward is 1.0 if so, else 0.0.
+    reason: "" when correct, else one short sentence saying what is wrong.
+    solution: the canonical text of a correct response: two responses that differ only in what the
+        task calls irrelevant (Countdown: the operand order of + and *) share it. None if wrong.
+    family: the group of solutions it belongs to, as ``Task.families`` names it. None if wrong.
+    """
+
+    correct: bool
+    reason: str
+    solution: str | None = None
+    family: str | None = None
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One completion to imitate in pre-training.
+
+    text: the completion, words separated by single spaces, without the end token.
+    loss: one flag per word of ``text``: does the cross-entropy count there?
+    end_loss: the same for the end token that follows the text.
+    """
+
+    text: str
+    loss: tuple[bool, ...]
+    end_loss: bool = True
+
+
+class Task(Protocol[P]):
+    """A family of problems ``P`` whose answers a program can check."""
+
+    @property
+    def name(self) -> str:
+        """The name that ``get_task`` knows it by."""
+
+    @property
+    def words(self) -> list[str]:
+        """Every word of prompts and completions; the tiny tokenizer has one token for each."""
+
+    def generate(self, seed: int, count: int, exclude: Iterable[P] = ()) -> list[P]:
+        """``count`` problems of this difficulty; the same seed gives the same problems."""
+
+    def prompt(self, problem: P) -> str:
+        """What the model reads, words separated by single spaces."""
+
+    def max_tokens(self, problem: P) -> int:
+        """Words of the longest correct completion; the end token is one more."""
+
+    def verify(self, response: str, problem: P) -> Verdict:
+        """Judge a response. Never raises for any text, and never evaluates it."""
+
+    def solutions(self, problem: P) -> list[str]:
+        """All distinct solutions, each as ``Verdict.solution`` names it."""
+
+    def families(self, problem: P) -> list[str]:
+        """The distinct families of the solutions, sorted."""
+
+    def demonstration(self, problem: P, rng: random.Random) -> Demonstration:
+        """One random completion to pre-train on."""
+
+    def to_json(self, problem: P) -> dict[str, Any]:
+        """The problem as one line of a problem file."""
+
+    def from_json(self, fields: Mapping[str, Any], where: str) -> P:
+        """The inverse of ``to_json``; UserError starting with ``where`` if the fields are wrong."""
+
+
+def get_task(name: str, **difficulty: Any) -> "Task[Any]":
+    """The task called ``name``, at its default difficulty unless fields are given.
+
+    Raises UserError for an unknown name, an unknown field or an impossible value.
+
+    >>> get_task("countdown", numbers=3).generate(seed=0, count=1)[0].target in range(10, 100)
+    True
+    """
+    from psn_tutorial.tasks.countdown import Countdown  # here: these modules import this one
+    from psn_tutorial.tasks.rules import Chain, Rules
+
+    classes = dict(zip(TASK_NAMES, (Countdown, Rules, Chain), strict=True))
+    if name not in classes:
+        raise UserError(
+            f"task must be one of {', '.join(TASK_NAMES)}, got {name!r}{suggest(name, classes)}"
+        )
+    known = list(classes[name].__dataclass_fields__)
+    for field in difficulty:
+        if field not in known:
+            raise UserError(
+                f"task {name} has no field {field!r}{suggest(field, known)}; "
+                f"it has {', '.join(known)}"
+            )
+    return classes[name](**difficulty)
+
+
+def require_integer(where: str, value: Any, low: int, high: int) -> int:
+    """Return ``value`` if it is an integer in low..high (a bool is none); else UserError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        shown = repr(value) if not isinstance(value, int) or abs(value) < 10**12 else "a huge one"
+        raise UserError(f"{where} must be an integer in {low}..{high}, got {shown[:80]}")
+    return value
+
+
+def require_integers(where: str, value: Any, low: int, high: int) -> tuple[int, ...]:
+    """Return a list or tuple of integers in low..high as a tuple; else UserError."""
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{where} must be a list of integers, got {str(type(value).__name__)}")
+    return tuple(require_integer(f"{where}[{i}]", v, low, high) for i, v in enumerate(value))
+
+
+def require_fields(where: str, fields: Any, names: tuple[str, ...]) -> None:
+    """UserError unless ``fields`` is a mapping with exactly these names."""
+    if not isinstance(fields, Mapping) or set(fields) != set(names):
+        got = ", ".join(map(str, fields)) if isinstance(fields, Mapping) else type(fields).__name__
+        raise UserError(f"{where} must hold exactly the fields {', '.join(names)}, got {got[:80]}")
+
+
+def write_problems(path: str | Path, task: "Task[P]", problems: Iterable[P]) -> None:
+    """Write one problem per line (JSON lines, UTF-8, \\n); the same problems give the same bytes."""
+    lines = [json.dumps(task.to_json(problem)) + "\n" for problem in problems]
+    Path(path).write_bytes("".join(lines).encode())
+
+
+def read_problems(path: str | Path, task: "Task[P]") -> list[P]:
+    """Read a file of ``write_problems``.
+
+    Raises UserError naming the file and the number of the first line that is wrong.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if lines[-1] == b"":
+        lines.pop()
+    problems = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{path.name} line {number}"
+        try:
+            fields = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON: {str(error)[:80]}") from error
+        problems.append(task.from_json(fields, where))
+    if not problems:
+        raise UserError(f"{path} holds no problems")
+    return problems
