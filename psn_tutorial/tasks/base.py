@@ -117,17 +117,23 @@ def get_task(name: str, **difficulty: Any) -> "Task[Any]":
 
 def require_integer(where: str, value: Any, low: int, high: int) -> int:
     """Return ``value`` if it is an integer in low..high (a bool is none); else UserError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        shown = repr(value) if not isinstance(value, int) or abs(value) < 10**12 else "a huge one"
-        raise UserError(f"{where} must be an integer in {low}..{high}, got {shown[:80]}")
-    return value
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return value
+    too_long_to_print = isinstance(value, int) and abs(value) > 10**18
+    shown = "one of more than 18 digits" if too_long_to_print else repr(value)[:80]
+    raise UserError(f"{where} must be an integer in {low}..{high}, got {shown}")
 
 
 def require_integers(where: str, value: Any, low: int, high: int) -> tuple[int, ...]:
     """Return a list or tuple of integers in low..high as a tuple; else UserError."""
     if not isinstance(value, list | tuple):
-        raise UserError(f"{where} must be a list of integers, got {str(type(value).__name__)}")
+        raise UserError(f"{where} must be a list of integers, got {repr(value)[:80]}")
     return tuple(require_integer(f"{where}[{i}]", v, low, high) for i, v in enumerate(value))
+
+
+def require_seed(value: Any) -> int:
+    """Return a seed if it is an integer >= 0 (random.Random takes -1 for 1, and None for luck)."""
+    return require_integer("seed", value, 0, 2**63 - 1)
 
 
 def require_fields(where: str, fields: Any, names: tuple[str, ...]) -> None:
@@ -138,7 +144,7 @@ def require_fields(where: str, fields: Any, names: tuple[str, ...]) -> None:
 
 
 def write_problems(path: str | Path, task: "Task[P]", problems: Iterable[P]) -> None:
-    """Write one problem per line (JSON lines, UTF-8, \\n); the same problems give the same bytes."""
+    """Write one problem per line, as JSON; the same problems give the same bytes anywhere."""
     lines = [json.dumps(task.to_json(problem)) + "\n" for problem in problems]
     Path(path).write_bytes("".join(lines).encode())
 

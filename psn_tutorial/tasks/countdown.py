@@ -17,7 +17,7 @@ exhaustive, the coverage of solutions and of families is exact, not estimated.
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from psn_tutorial.tasks.base import (
     require_fields,
     require_integer,
     require_integers,
+    require_seed,
 )
 
 OPERATORS = "+-*/"
@@ -129,9 +130,7 @@ def _endings(
 
 
 @lru_cache(maxsize=100_000)
-def reachable(
-    numbers: Multiset, operators: str = OPERATORS, limit: int = LIMIT
-) -> frozenset[int]:
+def reachable(numbers: Multiset, operators: str = OPERATORS, limit: int = LIMIT) -> frozenset[int]:
     """Every value that all of the (sorted) numbers can make.
 
     The last step joins two groups of numbers, so try every split in two. Much cheaper than
@@ -154,15 +153,18 @@ def reachable(
 # --- solver, verifier, generator -----------------------------------------------------------------
 
 
-@lru_cache(maxsize=10_000)
 def solve(problem: Problem, limit: int = LIMIT, operators: str = OPERATORS) -> tuple[Solution, ...]:
     """ALL distinct solutions, in a fixed order; () if there is none.
 
-    Raises UserError for more than MOST_NUMBERS numbers.
+    Raises UserError for more than MOST_NUMBERS numbers, or one outside 0..limit.
     """
     _check_problem("problem", problem, limit)
-    endings = _endings(problem.key[0], problem.target, operators, limit)
-    return tuple(Solution(steps) for steps in endings)
+    return _solutions(*problem.key, operators, limit)
+
+
+@lru_cache(maxsize=10_000)
+def _solutions(numbers: Multiset, target: int, operators: str, limit: int) -> tuple[Solution, ...]:
+    return tuple(Solution(steps) for steps in _endings(numbers, target, operators, limit))
 
 
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
@@ -208,7 +210,7 @@ def _read_step(text: str, available: list[int], limit: int, operators: str) -> S
     words = text.split(" ")
     if len(words) != 5 or words[3] != "=":
         return f"{text!r} is not of the form 'a + b = c'"
-    if words[1] not in list(operators):
+    if words[1] not in list(operators):  # a list: "" and "+-" are in the string
         return f"{words[1]!r} is none of the operators {' '.join(operators)}"
     for word in (words[0], words[2], words[4]):
         if not _NUMBER.fullmatch(word):
@@ -224,12 +226,13 @@ def _read_step(text: str, available: list[int], limit: int, operators: str) -> S
     others.remove(left)
     if right not in others:
         return f"{right} is not available" + (" a second time" if right == left else "")
-    for step in _steps(min(left, right), max(left, right), operators, limit):
-        if step.operator == words[1] and {step.left, step.right} == {left, right}:
-            written_as_is = (step.left, step.right) == (left, right)
-            if (written_as_is or step.operator in "+*") and step.result == result:
-                return step
-    return f"{text!r} is wrong"
+    low, high = sorted((left, right))
+    if words[1] in "+*":
+        left, right = low, high
+    step = Step(left, words[1], right, result)
+    if step not in _steps(low, high, operators, limit):
+        return f"{text!r} is wrong"
+    return step
 
 
 def generate(
@@ -251,7 +254,7 @@ def generate(
     """
     _check_difficulty(numbers, largest, target, operators, limit)
     require_integer("count", count, 0, 10**7)
-    rng = random.Random(seed)
+    rng = random.Random(require_seed(seed))
     seen = {problem.key for problem in exclude}
     problems: list[Problem] = []
     misses = 0
@@ -327,9 +330,7 @@ class Countdown:
         return [str(value) for value in range(self.limit + 1)] + [*OPERATORS, "=", ",", "->", ":"]
 
     def generate(self, seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
-        return generate(
-            seed, count, self.numbers, self.largest, self.target, self.operators, self.limit, exclude
-        )
+        return generate(seed, count, **asdict(self), exclude=exclude)
 
     def prompt(self, problem: Problem) -> str:
         return f"{' '.join(map(str, problem.numbers))} -> {problem.target} :"

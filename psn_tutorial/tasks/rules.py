@@ -28,6 +28,7 @@ from psn_tutorial.tasks.base import (
     require_fields,
     require_integer,
     require_integers,
+    require_seed,
 )
 
 FACTORS = {"A": +1, "B": -1, "C": +2, "D": -2, "E": +3, "F": -3}
@@ -104,7 +105,7 @@ class Rules:
                 f"count must be at most {left}, the different problems of {self.steps} digits "
                 f"that are not excluded, got {count}"
             )
-        rng = random.Random(seed)
+        rng = random.Random(require_seed(seed))
         problems: list[Problem] = []
         while len(problems) < count:
             problem = Problem(tuple(rng.randrange(10) for _ in range(self.steps)))
@@ -148,7 +149,7 @@ class Rules:
         for step, rule in enumerate(rules, start=1):
             if rule not in self.letters:
                 return Verdict(False, f"step {step}: {rule!r} is none of {', '.join(self.letters)}")
-        if len(words) < self.max_tokens(problem):
+        if len(words) != self.max_tokens(problem):
             return Verdict(False, f"{len(words)} words, not {self.max_tokens(problem)}")
         right = self.completion(rules, problem).split(" ")
         for position, (word, expected) in enumerate(zip(words, right, strict=True)):

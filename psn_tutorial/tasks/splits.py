@@ -1,0 +1,73 @@
+"""The shipped problems: data/<task>/<split>.jsonl, and how each file was made.
+
+``make_splits(DATA)`` makes them again, byte for byte, and enters them in the manifest. The splits of a task are disjoint: each is generated with the earlier ones excluded. Experiments at
+another difficulty, or with more problems, generate their own and exclude the shipped eval split:
+
+    task.generate(seed=7, count=50_000, exclude=load_split("countdown", "eval"))
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.tasks.base import get_task, read_problems, write_problems
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+MANIFEST = "MANIFEST.json"
+
+# task -> split -> the arguments of task.generate; in this order, each excluding those before it
+SPLITS: dict[str, dict[str, dict[str, int]]] = {
+    "countdown": {"eval": {"seed": 1, "count": 200}, "train": {"seed": 2, "count": 4000}},
+    "rules": {"eval": {"seed": 1, "count": 100}, "train": {"seed": 2, "count": 2000}},
+}
+
+
+def load_split(task_name: str, split: str, data: Path = DATA) -> list[Any]:
+    """The shipped problems of a task ("train" or "eval"), for its default difficulty.
+
+    The chain has a single problem, which is every split of it.
+    Raises UserError for an unknown task or split, or when the data is not beside the package.
+    """
+    task = get_task(task_name)
+    names = list(SPLITS.get(task_name, {"eval": {}, "train": {}}))
+    if split not in names:
+        raise UserError(
+            f"split must be one of {', '.join(names)}, got {split!r}{suggest(split, names)}"
+        )
+    if task_name not in SPLITS:
+        return task.generate(seed=0, count=1)
+    path = data / task_name / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError(
+            f"the shipped problems {task_name}/{split}.jsonl are not in {data}: install from a "
+            f"clone of the repository with `pip install -e .`, or generate problems from a seed"
+        )
+    return read_problems(path, task)
+
+
+def make_splits(data: Path) -> None:
+    """Write every split below ``data`` and enter it in the manifest, which may list other files."""
+    manifest_path = data / MANIFEST
+    manifest = json.loads(manifest_path.read_text()) if manifest_path.is_file() else {}
+    for task_name, splits in SPLITS.items():
+        task = get_task(task_name)
+        (data / task_name).mkdir(parents=True, exist_ok=True)
+        taken: list[Any] = []
+        taken_files: list[str] = []
+        for split, arguments in splits.items():
+            file = f"{task_name}/{split}.jsonl"
+            problems = task.generate(**arguments, exclude=taken)
+            write_problems(data / file, task, problems)
+            manifest[file] = {
+                "sha256": hashlib.sha256((data / file).read_bytes()).hexdigest(),
+                "rows": len(problems),
+                "made_by": f"psn_tutorial.tasks.get_task({task_name!r}, **difficulty).generate",
+                "difficulty": asdict(task),
+                "arguments": arguments | {"exclude": list(taken_files)},
+            }
+            taken += problems
+            taken_files.append(file)
+    manifest_path.write_bytes((json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
