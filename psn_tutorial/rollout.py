@@ -5,11 +5,13 @@ temperature it used and over the full vocabulary, because the importance ratio n
 There is no top-p and no top-k.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psn_tutorial.errors import UserError
@@ -177,3 +179,43 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return ids[:, 0], logps.gather(1, ids)[:, 0]
+
+
+def stream(seed: int, *purpose: str | int) -> torch.Generator:
+    """A random stream of its own for every (seed, purpose, step ...), so that a resumed run needs no saved state.
+
+    Hashed, because torch's CPU generator keeps only the low 32 bits of its seed (TRAPS.md 5).
+    """
+    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+def completion_logps(
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none"
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of sampled tokens under ``model`` as it is now, for some rows of a batch.
+
+    Args:
+        rows: [b] which rollouts.
+        temperature: of the policy; the same on both sides of a ratio.
+        entropy: "none", "value" (no gradient) or "gradient".
+
+    Returns:
+        logps [b, T], with gradient if gradients are on, and the entropy [b, T] of each next-token distribution in nats
+        (None when not asked for). What stands outside the mask is meaningless.
+    """
+    tokens = rollouts.tokens[rows]
+    ids = torch.cat([rollouts.prompts[rows], tokens[:, :-1]], 1)
+    mask = torch.cat([rollouts.prompt_mask[rows], torch.ones_like(tokens[:, :-1], dtype=torch.bool)], 1)
+    logits = forward(model, ids, mask, last=tokens.shape[1]).float() / temperature
+    logps = -F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+    if entropy == "none":
+        return logps, None
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "gradient"):
+        full = logits.log_softmax(-1)
+        return logps, -(full.exp() * full).sum(-1)
+
+
+def responses(tokenizer, rollouts: Rollouts) -> list[str]:
+    """The B completions as text, without special tokens."""
+    return tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)

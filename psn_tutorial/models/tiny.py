@@ -1,0 +1,107 @@
+"""A tiny Qwen: the real architecture and checkpoint format, small enough to train on a laptop.
+
+The model is transformers' own Qwen2 or Qwen3 class with a few small sizes, its tokenizer one token per word, and the
+checkpoint an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from psn_tutorial.errors import UserError
+
+PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
+ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Sizes of a tiny Qwen. ``tied`` shares the embedding with the unembedding, as the small Qwens do."""
+
+    architecture: str = "qwen2"
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 4
+    ff: int = 256
+    tied: bool = True
+    positions: int = 64
+
+    def __post_init__(self):
+        if self.architecture not in ARCHITECTURES:
+            raise UserError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        if self.hidden % self.heads or self.heads % self.kv_heads:
+            raise UserError(
+                "hidden must be a multiple of heads and heads of kv_heads, "
+                f"got {self.hidden}, {self.heads} and {self.kv_heads}"
+            )
+
+
+def build_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> nn.Module:
+    """A freshly initialised causal language model, the same for the same seed; float32, eval mode."""
+    settings, architecture = ARCHITECTURES[config.architecture]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = architecture(
+            settings(
+                vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=config.ff,
+                num_hidden_layers=config.layers, num_attention_heads=config.heads,
+                num_key_value_heads=config.kv_heads, head_dim=config.hidden // config.heads,
+                tie_word_embeddings=config.tied, max_position_embeddings=config.positions,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )  # fmt: skip
+    return model.eval()
+
+
+def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """One token per blank-separated word; ``<bos>`` goes before every text; padding is on the left."""
+    vocabulary = {word: i for i, word in enumerate([PAD, BEGIN, END, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, vocabulary[BEGIN])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, padding_side="left"
+    )
+
+
+def load(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+    """Load a checkpoint folder: float32 model in eval mode, and its tokenizer.
+
+    Raises:
+        UserError: the folder is missing, holds no checkpoint, or one that cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"checkpoint must be a folder with a config.json as transformers saves it, got {str(folder)!r}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers, safetensors and json raise a dozen different types here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint {str(folder)!r} cannot be loaded: {reason}") from error
+    tokenizer.padding_side = "left"
+    return model.eval(), tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Prompts as ids [P, Tp] padded on the left, and their mask [P, Tp] bool.
+
+    Raises:
+        UserError: a prompt holds a word that a one-token-per-word vocabulary lacks.
+    """
+    batch = tokenizer(list(prompts), padding=True, return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+    if bool((ids[mask] == tokenizer.pad_token_id).any()):
+        row = int(((ids == tokenizer.pad_token_id) & mask).any(1).nonzero()[0])
+        raise UserError(f"prompt {prompts[row]!r} holds a word that the tokenizer does not know")
+    return ids, mask

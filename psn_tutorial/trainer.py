@@ -1,0 +1,261 @@
+"""The loop of PSN-GRPO, top to bottom in the order of DESIGN.md.
+
+problems -> prompts -> [clean policy + noise draws] -> rollouts with the sampler's log-probs -> verifier -> rewards ->
+group advantages -> clean log-probs -> truncated importance weights -> clipped loss -> optimiser step on the clean
+policy -> signals -> scheduler -> next sigma.
+
+With sigma = 0 the same loop is plain GRPO. Every random choice of step n follows from (seed, n) alone, so that a run
+resumed from a checkpoint goes on bit for bit as if it had never stopped.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from psn_tutorial.advantages import group_advantages, pass_at_k_advantages, zero_contrast
+from psn_tutorial.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from psn_tutorial.config import TrainConfig
+from psn_tutorial.errors import UserError
+from psn_tutorial.importance import ImportanceWeights, importance_weights, mixture_logps
+from psn_tutorial.losses import loss_normaliser, policy_loss
+from psn_tutorial.models.tiny import encode
+from psn_tutorial.noise import select, stacked
+from psn_tutorial.rollout import Rollouts, completion_logps, responses, sample, spread_draws, stream
+from psn_tutorial.runs import Run
+from psn_tutorial.schedulers import make_scheduler
+from psn_tutorial.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from: rollouts, their rewards [P, G] and advantages [B]."""
+
+    rollouts: Rollouts
+    rewards: Tensor
+    advantages: Tensor
+
+
+class Trainer:
+    """GRPO with parameter-space noise on one task.
+
+    >>> trainer = Trainer(TrainConfig(task="rules", sigma=0.8, targets="head", relative=True, draws=16), ...)
+    >>> for record in trainer.train():
+    ...     print(record["step"], record["reward"])
+
+    Args:
+        config: all settings.
+        model, tokenizer: the clean policy, trained in place.
+        task, problems: what to train on; each step picks ``config.prompts`` of the problems.
+        run: where records and checkpoints go; None keeps nothing.
+
+    Raises:
+        UserError: too few problems, or a noise filter that matches nothing.
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, tokenizer: PreTrainedTokenizerFast,
+        task: Task, problems: Sequence[Any], run: Run | None = None,
+    ):  # fmt: skip
+        if not problems:
+            raise UserError("problems must hold at least one problem, got none")
+        self.config, self.model, self.tokenizer = config, model, tokenizer
+        self.task, self.problems, self.run = task, problems, run
+        self.step_number = 0
+        self.scheduler = make_scheduler(config)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0, fused=True
+        )
+        self.reference = deepcopy(model).requires_grad_(False) if config.kl_coef else None
+        noise = config.noise(config.sigma)
+        self.max_tokens = max(map(task.max_tokens, problems))
+        self.noised = [target.parameter for target in select(model, noise.targets)] if noise else []
+
+    def train(self) -> Iterator[dict[str, Any]]:
+        """Take the steps that are left; yields one record per step (docs: ``METRICS``)."""
+        while self.step_number < self.config.steps:
+            record = self.step()
+            if self.run:
+                self.run.log(record)
+                if self.step_number % self.config.save_every == 0 or self.step_number == self.config.steps:
+                    self.save()
+            yield record
+
+    def step(self) -> dict[str, Any]:
+        """One iteration of the method; returns its record."""
+        clock = [time.perf_counter()]
+        tick = lambda: clock.append(time.perf_counter())  # noqa: E731
+        problems = self.pick_problems()
+        rollouts = self.roll_out(problems)
+        tick()
+        batch = self.judge(rollouts, problems)
+        tick()
+        before = [p.detach().clone() for p in self.noised]
+        importance, learned = self.update(batch)
+        moved = sum(float((p.detach() - b).square().sum()) for p, b in zip(self.noised, before, strict=True)) ** 0.5
+        tick()
+
+        receipt = rollouts.receipt
+        self.step_number += 1
+        record = {
+            "step": self.step_number,
+            "reward": float(batch.rewards.mean()),
+            "solved": float((batch.rewards.amax(1) > 0).float().mean()),
+            "zero_contrast": float(zero_contrast(batch.rewards).float().mean()),
+            "sigma": self.scheduler.sigma if receipt else 0.0,
+            "sigma_realised": receipt.realised_sigma if receipt else 0.0,
+            "unchanged_fraction": receipt.unchanged_fraction if receipt else None,
+            "noise_to_update": receipt.norm / moved if receipt and moved else None,
+            "ess": importance.ess,
+            "clipped_fraction": importance.clipped_fraction,
+            "kl_k1": importance.kl_k1,
+            "kl_k3": importance.kl_k3,
+            "mean_ratio": importance.mean_ratio,
+            "max_ratio": importance.max_ratio,
+            **learned,
+            "tokens": int(rollouts.mask.sum()),
+            "seconds_sample": clock[1] - clock[0],
+            "seconds_verify": clock[2] - clock[1],
+            "seconds_update": clock[3] - clock[2],
+            "seconds": clock[3] - clock[0],
+        }
+        self.scheduler.update(record)
+        return record
+
+    def pick_problems(self) -> list[Any]:
+        """The problems of this step: distinct while there are enough."""
+        count, available = self.config.prompts, len(self.problems)
+        generator = stream(self.config.seed, "problems", self.step_number)
+        order = torch.randperm(available, generator=generator)
+        return [self.problems[order[i % available]] for i in range(count)]
+
+    def roll_out(self, problems: Sequence[Any]) -> Rollouts:
+        """Sample G completions per problem from the noisy policy."""
+        config = self.config
+        prompts, mask = encode(self.tokenizer, [self.task.prompt(problem) for problem in problems])
+        draws = spread_draws(config.prompts, config.group, config.draws, config.spread)
+        return sample(
+            self.model, prompts, mask, config.group, self.max_tokens,
+            self.tokenizer.eos_token_id, self.tokenizer.pad_token_id,
+            stream(config.seed, "sampling", self.step_number),
+            config.sampling_temperature or config.temperature,
+            config.noise(self.scheduler.sigma), draws + self.step_number * config.draws,
+        )  # fmt: skip
+
+    def judge(self, rollouts: Rollouts, problems: Sequence[Any]) -> Batch:
+        """Verify every completion and compare it with its group."""
+        config, texts = self.config, responses(self.tokenizer, rollouts)
+        verdicts = {}
+        for b, text in enumerate(texts):
+            key = (b // config.group, text)
+            if key not in verdicts:
+                verdicts[key] = float(self.task.verify(text, problems[b // config.group]).correct)
+        rewards = torch.tensor([verdicts[b // config.group, text] for b, text in enumerate(texts)])
+        rewards = rewards.view(len(problems), config.group)
+        if config.advantage == "pass_at_k":
+            advantages = pass_at_k_advantages(rewards, config.pass_k)
+        else:
+            advantages = group_advantages(rewards, config.advantage)
+        return Batch(rollouts, rewards, advantages.flatten())
+
+    def update(self, batch: Batch) -> tuple[ImportanceWeights, dict[str, float | None]]:
+        """The optimiser steps on the clean policy; returns the importance statistics and those of the loss.
+
+        Rollouts without advantage have no gradient and are left out of the backward pass, unless a KL or an entropy
+        term asks for them; for the statistics of the weights they are read without gradient.
+        """
+        config, rollouts = self.config, batch.rollouts
+        sampler = self.sampler_logps(rollouts)
+        learning = batch.advantages != 0
+        if config.kl_coef or config.entropy_coef:
+            learning[:] = True
+        old = sampler.clone()  # the clean policy's own log-probs; the sampler's where it is that policy
+        if config.off_policy:
+            for rows in (~learning).nonzero()[:, 0].split(config.micro_batch):
+                with torch.no_grad():
+                    old[rows] = completion_logps(self.model, rollouts, rows, config.temperature)[0]
+        statistics: dict[str, float | None] = {"loss": 0.0, "entropy": None, "grad_norm": 0.0}
+        rows = learning.nonzero()[:, 0]
+        for number in range(config.updates if len(rows) else 0):
+            last = self.one_update(batch, rows, sampler, old, first=number == 0)
+            statistics = last if number == 0 else statistics | last
+        correction = {} if config.correction == "none" else {"level": config.correction}
+        return importance_weights(old, sampler, rollouts.mask, config.cap, **correction), statistics
+
+    def one_update(
+        self, batch: Batch, rows: Tensor, sampler: Tensor, old: Tensor, first: bool
+    ) -> dict[str, float | None]:
+        """One optimiser step on the given rows, micro-batch by micro-batch. The first one also fills in ``old``."""
+        config, rollouts = self.config, batch.rollouts
+        normaliser = loss_normaliser(rollouts.mask, config.aggregation, self.max_tokens)
+        sums: dict[str, float] = {}
+        for part in rows.split(config.micro_batch):
+            logps, entropy = completion_logps(
+                self.model, rollouts, part, config.temperature, "gradient" if config.entropy_coef else "value"
+            )
+            if first:
+                old[part] = logps.detach()
+            mask = rollouts.mask[part]
+            weights = None
+            if config.off_policy and config.correction != "none":
+                weights = importance_weights(
+                    old[part], sampler[part], mask, config.cap, config.correction, config.correction_mode
+                ).weights
+            loss, parts = policy_loss(
+                logps, old[part], batch.advantages[part], mask, weights, config.clip_low, config.clip_high,
+                config.aggregation, self.max_tokens, self.reference_logps(rollouts, part), config.kl_coef,
+                entropy, config.entropy_coef, normaliser,
+            )  # fmt: skip
+            loss.backward()
+            count = parts.pop("tokens")
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + count * value
+            sums["loss"] = sums.get("loss", 0.0) + loss.item()
+            sums["tokens"] = sums.get("tokens", 0.0) + count
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss, tokens = sums.pop("loss"), sums.pop("tokens")
+        return {"loss": loss, **{name: total / tokens for name, total in sums.items()}, "grad_norm": float(norm)}
+
+    def sampler_logps(self, rollouts: Rollouts) -> Tensor:
+        """Log-probs [B, T] of the distribution that generated the tokens: each row's own draw, or the mixture of all
+        draws of the step, which is what a pooled group was really sampled from."""
+        config = self.config
+        if not (config.mixture and rollouts.receipt and config.draws > 1):
+            return rollouts.logps
+        draws = rollouts.draws.unique().tolist()
+        temperature = config.sampling_temperature or config.temperature
+        parts = []
+        with torch.no_grad(), stacked(self.model, config.noise(self.scheduler.sigma), draws):
+            for rows in torch.arange(len(rollouts.tokens)).split(max(1, config.micro_batch // len(draws))):
+                logps, _ = completion_logps(self.model, rollouts, rows.repeat(len(draws)), temperature)
+                parts.append(logps.view(len(draws), len(rows), -1))
+        return mixture_logps(torch.cat(parts, 1), rollouts.mask)
+
+    def reference_logps(self, rollouts: Rollouts, rows: Tensor) -> Tensor | None:
+        """Log-probs [b, T] under the base policy, when a KL to it is asked for."""
+        if self.reference is None:
+            return None
+        with torch.no_grad():
+            return completion_logps(self.reference, rollouts, rows, self.config.temperature)[0]
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that the next step depends on."""
+        optimizer, state = pack_optimizer(self.optimizer, self.model)
+        tensors = {"model": self.model.state_dict(), "optimizer": optimizer}
+        self.run.save_checkpoint(
+            self.step_number, tensors, {"optimizer": state, "scheduler": self.scheduler.state_dict()}
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, bit for bit."""
+        self.model.load_state_dict(checkpoint.tensors["model"])
+        unpack_optimizer(self.optimizer, self.model, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
+        self.scheduler.load_state_dict(checkpoint.state["scheduler"])
+        self.step_number = checkpoint.step
