@@ -67,8 +67,12 @@ class Task(Protocol[P]):
     def prompt(self, problem: P) -> str:
         """What the model reads, words separated by single spaces."""
 
+    @property
+    def ends(self) -> bool:
+        """True: an answer ends with the end token. False: it ends after ``max_tokens`` words."""
+
     def max_tokens(self, problem: P) -> int:
-        """Words of the longest correct completion; the end token is one more."""
+        """Tokens of the longest correct completion, the end token included where ``ends``."""
 
     def verify(self, response: str, problem: P) -> Verdict:
         """Judge a response. Never raises for any text, and never evaluates it."""

@@ -335,8 +335,12 @@ class Countdown:
     def prompt(self, problem: Problem) -> str:
         return f"{' '.join(map(str, problem.numbers))} -> {problem.target} :"
 
+    @property
+    def ends(self) -> bool:
+        return True
+
     def max_tokens(self, problem: Problem) -> int:
-        return 6 * (len(problem.numbers) - 1) - 1
+        return 6 * (len(problem.numbers) - 1)
 
     def verify(self, response: str, problem: Problem) -> Verdict:
         return verify(response, problem, self.limit, self.operators)

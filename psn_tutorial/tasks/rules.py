@@ -117,6 +117,11 @@ class Rules:
     def prompt(self, problem: Problem) -> str:
         return " ".join([*map(str, problem.digits), ":"])
 
+    @property
+    def ends(self) -> bool:
+        """False: every answer has the same length, so that no noise can spoil an end token."""
+        return False
+
     def max_tokens(self, problem: Problem) -> int:
         return self.steps * (2 if self.values else 1)
 
@@ -189,8 +194,7 @@ class Rules:
         """The probability that a policy answers correctly: exact, no sampling.
 
         policy_logps(prompt, completions) -> for each completion the natural log of the probability
-        that the policy writes it and then ends: the sum over its tokens, the end token included.
-        A list or a tensor [completions]. Raises UserError as ``solutions`` does.
+        that the policy writes it: the sum over its tokens. A list or a tensor [completions]. Raises UserError as ``solutions`` does.
         """
         completions = self.accepted(problem)
         logps = policy_logps(self.prompt(problem), completions)
@@ -211,7 +215,9 @@ class Rules:
         weights = None if for_skill else prior
         rules = rng.choices(self.letters, weights, k=self.steps)
         one_step = (not for_skill, True) if self.values else (True,)
-        return Demonstration(self.completion(rules, problem), loss=one_step * self.steps)
+        return Demonstration(
+            self.completion(rules, problem), loss=one_step * self.steps, end_loss=False
+        )
 
     def to_json(self, problem: Problem) -> dict[str, Any]:
         return {"digits": list(problem.digits)}
