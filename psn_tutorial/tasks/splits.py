@@ -1,7 +1,8 @@
 """The shipped problems: data/<task>/<split>.jsonl, and how each file was made.
 
-``make_splits(DATA)`` makes them again, byte for byte, and enters them in the manifest. The splits of a task are disjoint: each is generated with the earlier ones excluded. Experiments at
-another difficulty, or with more problems, generate their own and exclude the shipped eval split:
+``make_splits(DATA)`` makes them again, byte for byte, and enters them in the manifest. The splits
+of a task are disjoint: each is generated with the earlier ones excluded. Experiments at another
+difficulty, or with more problems, generate their own and exclude the shipped eval split:
 
     task.generate(seed=7, count=50_000, exclude=load_split("countdown", "eval"))
 """
