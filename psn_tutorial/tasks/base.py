@@ -42,7 +42,7 @@ class Demonstration:
 
     text: the completion, words separated by single spaces, without the end token.
     loss: one flag per word of ``text``: does the cross-entropy count there?
-    end_loss: the same for the end token that follows the text.
+    end_loss: the same for the end token that follows the text (False where not ``Task.ends``).
     """
 
     text: str

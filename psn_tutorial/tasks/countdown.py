@@ -162,7 +162,7 @@ def solve(problem: Problem, limit: int = LIMIT, operators: str = OPERATORS) -> t
     return _solutions(*problem.key, operators, limit)
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=32_768)  # more than the problems of a pre-training, which goes round them
 def _solutions(numbers: Multiset, target: int, operators: str, limit: int) -> tuple[Solution, ...]:
     return tuple(Solution(steps) for steps in _endings(numbers, target, operators, limit))
 
@@ -306,7 +306,7 @@ def _check_problem(where: str, problem: Problem, limit: int) -> None:
 class Countdown:
     """Countdown as a ``Task``; the fields are the difficulty, as ``generate`` describes it.
 
-    With 4 numbers a prompt has 7 words and every correct completion 17.
+    With 4 numbers a prompt has 7 words and every correct completion 17, then the end token.
     """
 
     numbers: int = 4

@@ -194,7 +194,8 @@ class Rules:
         """The probability that a policy answers correctly: exact, no sampling.
 
         policy_logps(prompt, completions) -> for each completion the natural log of the probability
-        that the policy writes it: the sum over its tokens. A list or a tensor [completions]. Raises UserError as ``solutions`` does.
+        that the policy writes it: the sum over its tokens (no end token: see ``ends``). A list or
+        a tensor [completions]. Raises UserError as ``solutions`` does.
         """
         completions = self.accepted(problem)
         logps = policy_logps(self.prompt(problem), completions)

@@ -33,7 +33,7 @@ def test_a_demonstration_is_made_of_words_and_flags_each(name, seed, choice):
     words = demonstration.text.split(" ")
     assert set(words) <= set(task.words)
     assert len(demonstration.loss) == len(words) == task.max_tokens(problem) - task.ends
-    assert demonstration.end_loss is True
+    assert demonstration.end_loss is task.ends
 
 
 def test_difficulty_reaches_the_task():

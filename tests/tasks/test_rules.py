@@ -44,7 +44,7 @@ def test_the_example_of_the_module_by_hand():
     assert task.prompt(PROBLEM) == "3 1 4 1 5 9 :"
     text = "B 7 B 6 B 2 B 1 B 6 B 7"
     assert task.accepted(PROBLEM) == [text]
-    assert task.max_tokens(PROBLEM) == 12
+    assert task.max_tokens(PROBLEM) == 12 and not task.ends
     verdict = task.verify(text, PROBLEM)
     assert (verdict.correct, verdict.reason) == (True, "")
     assert (verdict.solution, verdict.family) == ("BBBBBB", "6 of 6")
@@ -223,7 +223,7 @@ def kinds(task, count):
     preference, skill = [], []
     for _ in range(count):
         demonstration = task.demonstration(problem, rng)
-        assert demonstration.end_loss
+        assert demonstration.end_loss is False
         words = demonstration.text.split(" ")
         choices = [w for w in words if w.isalpha()]
         assert demonstration.text == task.completion(choices, problem)
