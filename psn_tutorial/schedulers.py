@@ -1,0 +1,220 @@
+"""Schedulers: how large the noise is at the next step.
+
+A scheduler holds one number, ``sigma``. After each training step :meth:`Scheduler.update` gets the
+signals of that step and returns the sigma of the next one. ``state_dict`` is JSON, for resuming.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.settings import check_choice, check_count, check_range
+
+SCHEDULES = ("constant", "annealed", "kl_target")
+SHAPES = ("linear", "cosine", "exponential")
+
+
+class Scheduler:
+    """What all schedulers share. ``state`` names the attributes that change while training."""
+
+    sigma: float
+    state: ClassVar[tuple[str, ...]] = ()
+
+    def update(self, signals: Mapping[str, float]) -> float:
+        """Take in one step's signals and return the sigma of the next step."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs to go on from here; JSON-able."""
+        return {name: getattr(self, name) for name in self.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; the settings stay those of this object.
+
+        Raises:
+            UserError: a state of another kind of scheduler, or with an impossible value.
+        """
+        if set(state) != set(self.state):
+            raise UserError(
+                f"the state of {type(self).__name__} must have the fields {sorted(self.state)}, "
+                f"got {sorted(state)}"
+            )
+        before = self.state_dict()
+        vars(self).update(state)
+        try:
+            self.__post_init__()
+        except UserError:
+            vars(self).update(before)
+            raise
+
+
+@dataclass
+class ConstantSigma(Scheduler):
+    """The same noise at every step: the paper's "fixed noise".
+
+    Args:
+        sigma: >= 0; 0 is plain GRPO.
+
+    Raises:
+        UserError: sigma below 0 or not finite.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        check_range("sigma", self.sigma, low=0)
+
+    def update(self, signals: Mapping[str, float]) -> float:
+        return self.sigma
+
+
+@dataclass
+class AnnealedSigma(Scheduler):
+    """From ``start`` to ``end`` in ``steps`` updates, then ``end`` for good. Reads no signal.
+
+    With f = updates so far / steps: "linear" start + f (end - start); "cosine" the same with
+    (1 - cos(pi f)) / 2 for f, flat at both ends; "exponential" start (end / start)^f, the same
+    factor at every step. (QeRL lowers its noise by such a factor, in stages; not in our paper.)
+
+    Args:
+        start: sigma of the first step, >= 0 (exponential: > 0).
+        end: sigma after ``steps`` updates, >= 0 (exponential: > 0); may exceed ``start``.
+        steps: whole number >= 1.
+        shape: "linear", "cosine" or "exponential".
+
+    Raises:
+        UserError: one of these is not as said.
+    """
+
+    start: float
+    end: float
+    steps: int
+    shape: str = "linear"
+    step: int = field(default=0, init=False)
+    state: ClassVar[tuple[str, ...]] = ("step",)
+
+    def __post_init__(self) -> None:
+        check_choice("shape", self.shape, SHAPES)
+        bound = {"above": 0} if self.shape == "exponential" else {"low": 0}
+        check_range("start", self.start, **bound)
+        check_range("end", self.end, **bound)
+        check_count("steps", self.steps)
+        check_count("step", self.step, low=0)
+
+    @property
+    def sigma(self) -> float:
+        if self.step >= self.steps:
+            return self.end  # exactly, whatever the rounding on the way
+        done = self.step / self.steps
+        if self.shape == "exponential":
+            return self.start * (self.end / self.start) ** done
+        if self.shape == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return self.start + done * (self.end - self.start)
+
+    def update(self, signals: Mapping[str, float]) -> float:
+        self.step += 1
+        return self.sigma
+
+
+@dataclass
+class KLTargetSigma(Scheduler):
+    """Variant I of the paper: hold the KL between the noisy and the clean policy near a target.
+
+    Source: the rule of the authors' released code (arXiv 2602.02555; baibizhe/psn_rlvr,
+    trainer/ppo/ray_trainer.py), letter for letter. With k1 = mean over tokens of
+    log pi_noisy - log pi_clean, in nats per token (``ImportanceWeights.kl_k1``):
+
+        k1 > tolerance * target:  sigma / factor
+        k1 < target / tolerance:  sigma * factor
+        then low <= sigma <= high
+
+    k1 can be negative; it then counts as "too small".
+
+    Args:
+        sigma: of the first step, within [low, high].
+        target: nats per token, > 0; 0.003 in the released launcher (0.005 in its config).
+        tolerance: >= 1; between the two bounds sigma stays.
+        factor: > 1; at 1.01 it takes 70 steps to double sigma.
+        low, high: 0 < low <= high.
+
+    Raises:
+        UserError: one of these is not as said.
+    """
+
+    sigma: float
+    target: float = 0.003
+    tolerance: float = 1.1
+    factor: float = 1.01
+    low: float = 1e-6
+    high: float = 0.5
+    state: ClassVar[tuple[str, ...]] = ("sigma",)
+
+    def __post_init__(self) -> None:
+        check_range("target", self.target, above=0)
+        check_range("tolerance", self.tolerance, low=1)
+        check_range("factor", self.factor, above=1)
+        check_range("low", self.low, above=0)
+        check_range("high", self.high, low=self.low)
+        check_range("sigma", self.sigma, low=self.low, high=self.high)
+
+    def update(self, signals: Mapping[str, float]) -> float:
+        """Raises UserError when ``signals`` has no finite "kl_k1"."""
+        if "kl_k1" not in signals:
+            raise UserError(f"signals must have the field 'kl_k1', got {sorted(signals)}")
+        kl = signals["kl_k1"]
+        check_range("kl_k1", kl)
+        if kl > self.target * self.tolerance:
+            self.sigma /= self.factor
+        elif kl < self.target / self.tolerance:
+            self.sigma *= self.factor
+        self.sigma = min(max(self.sigma, self.low), self.high)
+        return self.sigma
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A schedule as settings: flat, so that every field is a flag. Made real by make_scheduler."""
+
+    schedule: str = field(
+        default="constant", metadata={"help": "how sigma moves", "choices": SCHEDULES}
+    )
+    sigma: float = field(default=0.001, metadata={"help": "noise of the first step"})
+    sigma_end: float = field(default=0.0, metadata={"help": "annealed: noise of the last step"})
+    sigma_steps: int = field(default=100, metadata={"help": "annealed: steps to get there"})
+    sigma_shape: str = field(
+        default="linear", metadata={"help": "annealed: along which curve", "choices": SHAPES}
+    )
+    kl_target: float = field(default=0.003, metadata={"help": "kl_target: nats per token"})
+    kl_tolerance: float = field(default=1.1, metadata={"help": "kl_target: dead band, a ratio"})
+    kl_factor: float = field(default=1.01, metadata={"help": "kl_target: change per step"})
+    sigma_low: float = field(default=1e-6, metadata={"help": "kl_target: floor of sigma"})
+    sigma_high: float = field(default=0.5, metadata={"help": "kl_target: ceiling of sigma"})
+
+    def __post_init__(self) -> None:
+        make_scheduler(self)
+
+
+def make_scheduler(config: ScheduleConfig) -> Scheduler:
+    """The scheduler that ``config`` describes (any object with the fields of ScheduleConfig).
+
+    Raises:
+        UserError: an unknown schedule, or a value its scheduler refuses.
+    """
+    check_choice("schedule", config.schedule, SCHEDULES)
+    if config.schedule == "constant":
+        return ConstantSigma(config.sigma)
+    if config.schedule == "annealed":
+        return AnnealedSigma(
+            config.sigma, config.sigma_end, config.sigma_steps, config.sigma_shape
+        )
+    return KLTargetSigma(
+        config.sigma,
+        config.kl_target,
+        config.kl_tolerance,
+        config.kl_factor,
+        config.sigma_low,
+        config.sigma_high,
+    )
