@@ -22,9 +22,13 @@ ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Sizes of a tiny Qwen. ``tied`` shares the embedding with the unembedding, as the small Qwens do."""
+    """Sizes of a tiny Qwen. ``tied`` shares the embedding with the unembedding, as the small Qwens do.
 
-    architecture: str = "qwen2"
+    The default is Qwen3: for the type "qwen2" transformers 5 makes AutoTokenizer ignore the tokenizer that a checkpoint
+    brings and use Qwen's own byte-level one, which splits numbers into digits.
+    """
+
+    architecture: str = "qwen3"
     hidden: int = 64
     layers: int = 2
     heads: int = 4

@@ -1,0 +1,88 @@
+"""Measure a policy on held-out problems: sample k answers each, verify them, count.
+
+Always the clean policy, always at the temperature it was trained at. What the counts mean is the business of
+:mod:`psn_tutorial.evaluation`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from psn_tutorial.evaluation import ProblemResult, tally
+from psn_tutorial.models.decoder import forward
+from psn_tutorial.models.tiny import encode
+from psn_tutorial.rollout import responses, sample, stream
+from psn_tutorial.settings import check_count
+from psn_tutorial.tasks.base import Task
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    problems: Sequence[Any],
+    samples: int = 256,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch: int = 2048,
+    progress: bool = False,
+) -> list[ProblemResult]:
+    """Sample ``samples`` answers to every problem and tally them.
+
+    Args:
+        model: evaluated as it stands; nothing perturbs it here.
+        samples: answers per problem (n of pass@k).
+        batch: rollouts sampled at once; bounds the memory. Part of the random stream: another
+            batch size draws other samples.
+        progress: show a bar.
+
+    Returns:
+        One :class:`ProblemResult` per problem, in order.
+
+    Raises:
+        UserError: samples or batch below 1.
+    """
+    check_count("samples", samples)
+    check_count("batch", batch)
+    results = []
+    together = max(1, batch // samples)
+    for start in tqdm(range(0, len(problems), together), "evaluating", disable=not progress, leave=False):
+        some = problems[start : start + together]
+        prompts, mask = encode(tokenizer, [task.prompt(problem) for problem in some])
+        rollouts = sample(
+            model, prompts, mask, samples, max(map(task.max_tokens, some)), tokenizer.eos_token_id,
+            tokenizer.pad_token_id, stream(seed, "evaluation", start), temperature,
+        )  # fmt: skip
+        texts = responses(tokenizer, rollouts)
+        for i, problem in enumerate(some):
+            exact = exact_success(model, tokenizer, task, problem) if hasattr(task, "exact_success") else None
+            results.append(tally(problem, Counter(texts[i * samples : (i + 1) * samples]), task, exact))
+    return results
+
+
+@torch.no_grad()
+def text_logps(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompt: str, completions: Sequence[str], ends: bool
+) -> list[float]:
+    """Natural log of the probability that the policy answers ``prompt`` with each completion.
+
+    ``ends``: the end token is part of the answer. At temperature 1. Completions must have equally many words.
+    """
+    question = tokenizer(prompt)["input_ids"]
+    end = [tokenizer.eos_token_id] if ends else []
+    answers = torch.tensor([[*tokenizer.convert_tokens_to_ids(text.split(" ")), *end] for text in completions])
+    ids = torch.cat([torch.tensor(question).expand(len(answers), -1), answers], 1)
+    logps = forward(model, ids[:, :-1], last=answers.shape[1]).double().log_softmax(-1)
+    return logps.gather(2, answers[..., None]).sum((1, 2)).tolist()
+
+
+def exact_success(model: nn.Module, tokenizer: PreTrainedTokenizerFast, task: Task, problem: Any) -> float:
+    """The exact success probability on a problem, for tasks that list their accepted answers (rules, chain)."""
+    return task.exact_success(
+        lambda prompt, texts: text_logps(model, tokenizer, prompt, texts, task.ends), problem
+    )
