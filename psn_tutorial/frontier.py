@@ -1,0 +1,161 @@
+"""Does an arm find more at EQUAL pass@1? A point against another arm's path of checkpoints.
+
+Training trades pass@256 for pass@1. An arm that merely learns more slowly stands earlier on the
+same path, with a higher pass@256 and a lower pass@1, and wins every table at equal steps. So ask
+instead: where the other arm, stopped early, had this pass@1, what was its pass@256?
+
+The path joins the checkpoints in the order of training by straight lines. Where it passes a
+pass@1 more than once, its best value counts: one could have stopped there. That choice, made after
+the fact, favours the other arm a little. Nothing is extrapolated.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import Evaluation, per_problem
+from psn_tutorial.intervals import (
+    Floats,
+    Interval,
+    check_same_problems,
+    percentile_interval,
+    resampled_means,
+    seed_interval,
+    short,
+)
+
+
+@dataclass(frozen=True)
+class FrontierGap:
+    """How far a point stands above (+) or below (-) another arm's path.
+
+    difference: point's y minus the path's y at the point's x; None where they do not overlap.
+    x, y: the point (mean over seeds). path_low, path_high: the x range of the path (of the seeds'
+        paths together).
+    inside: share of the resamples (one seed) or of the seeds (several) whose x lies in the range;
+        ``difference`` speaks of these only.
+    x_metric, y_metric: what x and y are.
+    """
+
+    difference: Interval | None
+    x: float
+    y: float
+    path_low: float
+    path_high: float
+    inside: float
+    x_metric: str
+    y_metric: str
+
+    @property
+    def verdict(self) -> str:
+        """One of "above", "below", "undecided" (0 lies in the interval) and "no overlap"."""
+        if self.difference is None:
+            return "no overlap"
+        if self.difference.low > 0:
+            return "above"
+        return "below" if self.difference.high < 0 else "undecided"
+
+    def __str__(self) -> str:
+        x, low, high = (short(v, ".3f") for v in (self.x, self.path_low, self.path_high))
+        if self.difference is None:
+            return (
+                f"no overlap: {self.x_metric} {x} lies outside the other arm's {low} to {high}, "
+                f"and nothing is extrapolated"
+            )
+        what = "seeds" if self.difference.unit == "seeds" else "resamples"
+        partly = f", from the {self.inside:.0%} of {what} that overlap" * (self.inside < 1)
+        return (
+            f"{self.verdict}: {self.y_metric} at equal {self.x_metric} ({x}) differs by "
+            f"{self.difference}{partly}"
+        )
+
+
+def frontier(
+    points: Sequence[Evaluation],
+    paths: Sequence[Sequence[Evaluation]],
+    x: str = "pass@1",
+    y: str = "pass@256",
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> FrontierGap:
+    """Compare one arm's checkpoint with another arm's path of checkpoints, at equal ``x``.
+
+    Args:
+        points: the checkpoint's evaluation, one per training seed.
+        paths: per training seed, the other arm's evaluations in the order of training, at least
+            two, the shared base among them or not. One path serves all points.
+        x, y: metric names of ``evaluation``.
+
+    One point: paired bootstrap, the same resampled problems for the point and all of the path.
+    Several: t interval over the seeds, paired by position.
+
+    Raises UserError for a path of fewer than two checkpoints, numbers of seeds that do not match,
+    and evaluations of different problems.
+    """
+    if not points or len(paths) not in (1, len(points)):
+        raise UserError(
+            f"frontier needs one path, or one per point, got {len(paths)} for {len(points)} points"
+        )
+    paths = list(paths) * (len(points) if len(paths) == 1 else 1)
+    per_seed = [_figures(point, path, x, y) for point, path in zip(points, paths, strict=True)]
+    means = [figures.mean(-1) for figures in per_seed]  # [2, 1 + checkpoints], the point first
+    gaps = np.array([float(_gap(mean[..., None])[0]) for mean in means])
+    overlap = np.isfinite(gaps)
+    inside, difference = float(overlap.mean()), None
+    if len(points) > 1:
+        if overlap.any():
+            difference = seed_interval(gaps[overlap], level)
+    elif overlap.all():
+        problems = per_seed[0].shape[-1]
+        if problems == 1:
+            difference = Interval(float(gaps[0]), math.nan, math.nan, level, 1)
+        else:
+            resampled = _gap(resampled_means(per_seed[0], resamples, seed))
+            kept = resampled[np.isfinite(resampled)]
+            inside = len(kept) / len(resampled)
+            if inside:
+                difference = percentile_interval(float(gaps[0]), kept, level, problems)
+    return FrontierGap(
+        difference,
+        x=float(np.mean([mean[0, 0] for mean in means])),
+        y=float(np.mean([mean[1, 0] for mean in means])),
+        path_low=float(min(mean[0, 1:].min() for mean in means)),
+        path_high=float(max(mean[0, 1:].max() for mean in means)),
+        inside=inside,
+        x_metric=x,
+        y_metric=y,
+    )
+
+
+def _figures(point: Evaluation, path: Sequence[Evaluation], x: str, y: str) -> Floats:
+    """[2, 1 + checkpoints, problems]: x and y of the point, then of the path's checkpoints."""
+    if len(path) < 2:
+        raise UserError(f"a path needs at least 2 checkpoints, got {len(path)}")
+    rows = []
+    for metric in (x, y):
+        figures = [per_problem(evaluation, metric) for evaluation in (point, *path)]
+        for other in figures[1:]:
+            check_same_problems(figures[0], other)
+        rows.append([[values[problem] for problem in figures[0]] for values in figures])
+    return np.array(rows)
+
+
+def _gap(means: Floats) -> Floats:
+    """Point's y minus the path's best y at the point's x, nan outside: [2, 1 + C, R] -> [R]."""
+    (x, path_x), (y, path_y) = ((row[0], row[1:]) for row in means)
+    start_x, end_x, start_y, end_y = path_x[:-1], path_x[1:], path_y[:-1], path_y[1:]
+    # A point that is itself the path's first or last checkpoint must not fall out by rounding.
+    rounding = 1e-12
+    between = (np.minimum(start_x, end_x) - rounding <= x) & (
+        x <= np.maximum(start_x, end_x) + rounding
+    )
+    step = end_x - start_x
+    share = np.divide(x - start_x, step, out=np.zeros_like(step), where=step != 0)
+    # An upright piece of the path offers the better of its two ends.
+    level = np.where(step == 0, np.maximum(start_y, end_y), start_y + share * (end_y - start_y))
+    best = np.where(between, level, -np.inf).max(0)
+    return np.where(np.isneginf(best), np.nan, y - best)
