@@ -240,7 +240,7 @@ class Summary(dict[str, Interval]):
 
     def __str__(self) -> str:
         width = max(map(len, self), default=0)
-        lines = [f"{name:<{width}}  {interval:}" for name, interval in self.items()]
+        lines = [f"{name:<{width}}  {interval.brackets()}" for name, interval in self.items()]
         for interval in list(self.values())[:1]:
             how = "t over" if interval.unit == "seeds" else "bootstrap over"
             units = interval.unit if interval.n != 1 else interval.unit.removesuffix("s")

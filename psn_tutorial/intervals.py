@@ -33,7 +33,8 @@ class Interval:
     n: how many units of replication stand behind it.
     unit: what they are, "problems" (bootstrap) or "seeds" (t).
 
-    ``format(interval, ".2f")`` sets the digits; ``str`` adds "(3 seeds)" when seeds are the unit.
+    ``str`` adds "(3 seeds)" when seeds are the unit; ``format(interval, ".2f")`` sets the digits
+    and gives the figures alone.
     """
 
     value: float
@@ -47,6 +48,14 @@ class Interval:
         return self.low <= value <= self.high
 
     def __format__(self, spec: str) -> str:
+        return self.brackets(spec) if spec else str(self)
+
+    def __str__(self) -> str:
+        seeds = self.unit == "seeds" and not math.isnan(self.low)
+        return self.brackets() + (f" ({self.n} seeds)" if seeds else "")
+
+    def brackets(self, spec: str = "") -> str:
+        """``.137 [.121, .155]``; without a ``spec``, small figures are written as 1.1e-06."""
         numbers = (self.value, self.low, self.high)
         if not spec:
             largest = max((abs(x) for x in numbers if math.isfinite(x)), default=0.0)
@@ -55,10 +64,6 @@ class Interval:
         if math.isnan(self.low):
             return f"{value} [no interval: {self.n} {self.unit.removesuffix('s')}]"
         return f"{value} [{low}, {high}]"
-
-    def __str__(self) -> str:
-        seeds = self.unit == "seeds" and not math.isnan(self.low)
-        return f"{self:}" + (f" ({self.n} seeds)" if seeds else "")
 
     def to_json(self) -> dict[str, Any]:
         """The fields; a bound that does not exist is None."""
