@@ -77,7 +77,7 @@ class Trainer:
         self.noised = [target.parameter for target in select(model, noise.targets)] if noise else []
 
     def train(self) -> Iterator[dict[str, Any]]:
-        """Take the steps that are left; yields one record per step (docs: ``METRICS``)."""
+        """Take the steps that are left; yields one record per step; :mod:`psn_tutorial.metrics` says what is in it."""
         while self.step_number < self.config.steps:
             record = self.step()
             if self.run:

@@ -1,0 +1,31 @@
+"""Small random models, made once: nothing here is trained and nothing is downloaded."""
+
+import pytest
+import torch
+
+from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer
+from psn_tutorial.tasks import get_task
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Bitwise comparisons want one thread; so do several test processes on one machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def policy():
+    """A function (task name, sizes, difficulty) -> (task, tokenizer, model); weights large enough to have opinions."""
+
+    def make(name="rules", scale=8.0, sizes=None, **difficulty):
+        task = get_task(name, **difficulty)
+        tokenizer = build_tokenizer(task.words)
+        config = TinyConfig(hidden=16, ff=32, heads=2, kv_heads=2, **(sizes or {}))
+        model = build_model(config, tokenizer, seed=1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" not in name:
+                    parameter.mul_(scale)
+        return task, tokenizer, model
+
+    return make

@@ -1,0 +1,127 @@
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.models.decoder import empty_cache, forward
+
+ARCHITECTURES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    settings, architecture = ARCHITECTURES[request.param]
+    torch.manual_seed(0)
+    # Grouped-query attention and a head size of its own: the cases a shortcut would get wrong.
+    config = settings(
+        vocab_size=17, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = architecture(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))  # norms and biases too leave their defaults
+    return model
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(3, 17, (5, 11), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def padding(ids):
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, :4] = False
+    mask[3, :2] = False
+    return mask
+
+
+def reference(model, ids, mask):
+    positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+    with torch.no_grad():
+        return model(ids, attention_mask=mask.long(), position_ids=positions).logits
+
+
+def test_logits_are_those_of_transformers(model, ids):
+    with torch.no_grad():
+        torch.testing.assert_close(forward(model, ids), model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_left_padding_changes_nothing(model, ids, padding):
+    with torch.no_grad():
+        ours = forward(model, ids, padding)
+        alone = forward(model, ids[1:2, 4:])
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours[padding], reference(model, ids, padding)[padding], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours[1:2, 4:], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_the_cache_reads_on_where_it_stopped(model, ids, padding, padded):
+    mask = padding if padded else torch.ones_like(padding)
+    cache = empty_cache(model, 5, 11, mask[:, :6] if padded else None)
+    pieces = [forward(model, ids[:, a:b], cache=cache) for a, b in ((0, 6), (6, 8), (8, 9), (9, 10), (10, 11))]
+    torch.testing.assert_close(torch.cat(pieces, 1)[mask], forward(model, ids, mask)[mask], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_repeated_cache_serves_copies_of_its_rows(model, ids, padding):
+    cache = empty_cache(model, 5, 11, padding[:, :6])
+    forward(model, ids[:, :6], cache=cache)
+    twice = cache.repeat(2)
+    after = torch.randint(3, 17, (10, 1), generator=torch.Generator().manual_seed(2))
+    rows = torch.arange(5).repeat_interleave(2)
+    whole = torch.cat([ids[rows, :6], after], 1)
+    mask = torch.cat([padding[rows, :6], torch.ones(10, 1, dtype=torch.bool)], 1)
+    expected = forward(model, whole, mask, last=1)
+    torch.testing.assert_close(forward(model, after, cache=twice), expected, atol=1e-5, rtol=1e-5)
+    assert forward(model, ids[:, 6:7], cache=cache).shape[0] == 5  # the original still serves
+
+
+def test_last_returns_the_last_positions(model, ids):
+    with torch.no_grad():
+        torch.testing.assert_close(forward(model, ids, last=3), forward(model, ids)[:, -3:])
+
+
+def test_gradients_are_those_of_transformers(model, ids):
+    def gradients(logits):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    ours, theirs = gradients(forward(model, ids)), gradients(model(ids).logits)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+
+
+def test_what_backward_keeps_grows_linearly_with_tokens(model):
+    def kept_bytes(rows, length):
+        sizes = {}
+
+        def note(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = forward(model, torch.ones(rows, length, dtype=torch.long)).logsumexp(-1).sum()
+        total = sum(size for pointer, size in sizes.items() if pointer not in weights)
+        loss.backward()
+        return total
+
+    small = kept_bytes(4, 16)
+    assert 1.8 < kept_bytes(8, 16) / small < 2.1
+    assert 1.8 < kept_bytes(4, 32) / small < 2.1
+
+
+def test_other_architectures_are_refused():
+    other = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(UserError, match="model type must be one of qwen2, qwen3, llama, got 'gpt2'"):
+        forward(other, torch.ones(1, 2, dtype=torch.long))

@@ -1,0 +1,188 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.models.decoder import forward
+from psn_tutorial.noise import TARGETS, NoiseConfig, gaussian, perturbed, role, select, stacked
+
+
+def copies(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def bitwise_equal(model, before):
+    return all(torch.equal(p.view(torch.uint8), before[name].view(torch.uint8))
+               for name, p in model.named_parameters())  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", [*TARGETS, r"layers\.1\..*down_proj"])
+def test_noise_changes_its_targets_and_nothing_else_and_goes_away_bitwise(policy, targets):
+    _, _, model = policy(sizes={"tied": False})
+    before, pointers = copies(model), {n: p.data_ptr() for n, p in model.named_parameters()}
+    with perturbed(model, NoiseConfig(0.1, targets), draw=3) as receipt:
+        changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert changed == set(receipt.names)
+        assert receipt.entries == sum(before[name].numel() for name in changed)
+    assert bitwise_equal(model, before)
+    assert pointers == {n: p.data_ptr() for n, p in model.named_parameters()}
+
+
+def test_roles_are_those_of_the_modules():
+    assert role("model.layers.0.mlp.up_proj.weight") == "mlp"
+    assert role("model.layers.0.self_attn.q_proj.bias") == "attention"
+    assert role("model.layers.0.self_attn.q_norm.weight") == "norms"
+    assert role("model.layers.0.post_attention_layernorm.weight") == "norms"
+    assert role("model.embed_tokens.weight") == "embeddings"
+    assert role("lm_head.weight") == "head"
+    assert role("visual.patch.weight") == "other"
+
+
+def test_an_exception_inside_leaves_the_clean_policy(policy):
+    _, _, model = policy()
+    before = copies(model)
+    with pytest.raises(KeyError), perturbed(model, NoiseConfig(0.1, "all")):
+        raise KeyError
+    assert bitwise_equal(model, before)
+    with pytest.raises(KeyError), stacked(model, NoiseConfig(0.1, "all"), [0, 1]):
+        raise KeyError
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_the_receipt_measures_what_was_done(policy):
+    _, _, model = policy()
+    before = copies(model)
+    with perturbed(model, NoiseConfig(0.05, "mlp", seed=5)) as receipt:
+        change = torch.cat([(p.detach() - before[n]).flatten() for n, p in model.named_parameters() if n in receipt.names])
+    assert receipt.requested_sigma == pytest.approx(0.05)
+    assert receipt.realised_sigma == pytest.approx(float(change.square().mean().sqrt()), rel=1e-5)
+    assert receipt.realised_sigma == pytest.approx(0.05, rel=4 / (2 * receipt.entries) ** 0.5)
+    assert receipt.norm == pytest.approx(float(change.norm()), rel=1e-5)
+    assert receipt.unchanged_fraction < 0.01
+
+
+def test_relative_sigma_follows_each_tensor(policy):
+    _, _, model = policy(sizes={"tied": False})
+    scales = {t.names[0]: float(t.parameter.square().mean().sqrt()) for t in select(model, "all")}
+    before = copies(model)
+    with perturbed(model, NoiseConfig(0.5, "all", relative=True)):
+        for name, p in model.named_parameters():
+            noise = gaussian(NoiseConfig(0.5), 0, name, p.shape)
+            torch.testing.assert_close(p.detach() - before[name], 0.5 * scales[name] * noise, atol=1e-5, rtol=1e-3)
+
+
+@given(st.integers(0, 2**70), st.integers(0, 2**40))
+def test_draws_are_functions_of_seed_draw_and_name(seed, draw):
+    config = NoiseConfig(1.0, seed=seed)
+    first = gaussian(config, draw, "a.weight", (3, 5))
+    assert torch.equal(first, gaussian(config, draw, "a.weight", (3, 5)))
+    # The high bits count too: a generator that keeps 32 bits of its seed would repeat itself here.
+    others = [(seed + 2**32, draw, "a.weight"), (seed, draw + 2**32, "a.weight"), (seed, draw + 1, "a.weight"), (seed, draw, "b.weight")]
+    for other_seed, other_draw, name in others:
+        assert not torch.equal(first, gaussian(NoiseConfig(1.0, seed=other_seed), other_draw, name, (3, 5)))
+
+
+def test_draws_are_standard_normal_and_uncorrelated():
+    rows = torch.stack([gaussian(NoiseConfig(1.0), draw, "w", (20_000,)) for draw in range(8)])
+    assert rows.mean(1).abs().max() < 5 / 20_000**0.5
+    assert (rows.var(1) - 1).abs().max() < 5 * (2 / 20_000) ** 0.5
+    assert (torch.corrcoef(rows) - torch.eye(8)).abs().max() < 5 / 20_000**0.5
+
+
+def test_antithetic_pairs_cancel(policy):
+    _, _, model = policy()
+    config = NoiseConfig(0.1, "mlp", antithetic=True)
+    pair = [gaussian(config, draw, "w", (50,)) for draw in (6, 7, 8)]
+    assert torch.equal(pair[0], -pair[1]) and not torch.equal(pair[0], pair[2])
+
+
+class Reader:
+    """Reads the weights a module really uses: the identity through a linear layer gives its matrix."""
+
+    @staticmethod
+    def weight(module, rows):
+        with torch.no_grad():
+            return module(torch.eye(module.in_features).repeat(rows, 1, 1))
+
+
+def test_stacked_draws_are_bitwise_the_draws_in_place(policy):
+    _, _, model = policy()
+    config, module = NoiseConfig(0.3, "mlp", relative=True, seed=2), model.model.layers[1].mlp.down_proj
+    with stacked(model, config, [4, 9, 2]):
+        together = Reader.weight(module, 3)
+    for row, draw in enumerate([4, 9, 2]):
+        with perturbed(model, config, draw):
+            assert torch.equal(together[row], Reader.weight(module, 1)[0])
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("targets", TARGETS)
+@torch.no_grad()
+def test_each_row_of_a_stacked_batch_is_its_own_model(policy, targets, tied, architecture):
+    _, tokenizer, model = policy(sizes={"tied": tied, "architecture": architecture})
+    ids = torch.randint(3, len(tokenizer), (6, 7), generator=torch.Generator().manual_seed(0))
+    config = NoiseConfig(0.2, targets, relative=True)
+    before = copies(model)
+    with stacked(model, config, [5, 1, 3]) as receipt:
+        ours, theirs = forward(model, ids), model(ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    for block, draw in enumerate([5, 1, 3]):
+        with perturbed(model, config, draw) as single:
+            expected = forward(model, ids[2 * block : 2 * block + 2])
+        torch.testing.assert_close(ours[2 * block : 2 * block + 2], expected, atol=1e-4, rtol=1e-4)
+        assert single.names == receipt.names
+    assert bitwise_equal(model, before)
+    assert not torch.allclose(ours, forward(model, ids), atol=1e-3)
+
+
+def test_tied_embeddings_are_one_tensor_perturbed_once(policy):
+    _, _, model = policy(sizes={"tied": True})
+    for targets in ("head", "embeddings"):
+        with perturbed(model, NoiseConfig(0.1, targets)) as receipt:
+            assert receipt.names == ("model.embed_tokens.weight = lm_head.weight",)
+            assert receipt.entries == model.model.embed_tokens.weight.numel()
+            assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(("sigma", "unchanged"), [(1e-6, 0.989), (1e-4, 0.32), (1e-3, 0.036)])
+def test_bf16_swallows_small_noise(sigma, unchanged):
+    """PAPER.md, divergence 7: the shares measured there on weights ~ N(0, 0.02^2)."""
+    layer = nn.Linear(400, 400, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        layer.weight.copy_(0.02 * torch.randn(400, 400, generator=torch.Generator().manual_seed(0)))
+    with perturbed(layer, NoiseConfig(sigma, "all")) as receipt:
+        assert receipt.unchanged_fraction == pytest.approx(unchanged, abs=0.01)
+        if sigma == 1e-3:
+            assert receipt.realised_sigma == pytest.approx(sigma, rel=0.02)
+
+
+def test_zero_sigma_is_the_clean_model(policy):
+    _, _, model = policy()
+    before = copies(model)
+    with perturbed(model, NoiseConfig(0.0, "all")) as receipt:
+        assert bitwise_equal(model, before)
+        assert receipt.realised_sigma == 0 and receipt.unchanged_fraction == 1
+
+
+def test_mistakes_are_told_in_a_sentence(policy):
+    _, tokenizer, model = policy()
+    with pytest.raises(UserError, match="'expert' matches no parameter of the model, whose names look like model"):
+        select(model, "expert")
+    with pytest.raises(UserError, match=r"regular expression, got '\('"):
+        select(model, "(")
+    with pytest.raises(UserError, match="sigma must be a finite number >= 0, got -1"):
+        NoiseConfig(-1)
+    with pytest.raises(UserError, match="sigma must be a finite number >= 0, got nan"):
+        NoiseConfig(float("nan"))
+    with pytest.raises(UserError, match="draws must name at least one draw"), stacked(model, NoiseConfig(0.1), []):
+        pass
+    with stacked(model, NoiseConfig(0.1), [0, 1]), pytest.raises(UserError, match="multiple of the 2 draws, got 3 rows"):
+        forward(model, torch.ones(3, 4, dtype=torch.long))
+    quantised = nn.Module()
+    quantised.mlp = nn.Module()
+    quantised.mlp.weight = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(UserError, match="mlp.weight, which is quantised"):
+        select(quantised, "mlp")
