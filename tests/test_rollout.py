@@ -1,0 +1,142 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.models.decoder import forward
+from psn_tutorial.models.tiny import encode
+from psn_tutorial.noise import NoiseConfig, perturbed
+from psn_tutorial.rollout import choose, completion_logps, responses, sample, spread_draws, stream
+
+
+def roll(policy_parts, group=6, max_tokens=10, prompts=None, seed=0, **options):
+    task, tokenizer, model = policy_parts
+    problems = task.generate(0, 4)
+    ids, mask = encode(tokenizer, prompts or [task.prompt(problem) for problem in problems])
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return sample(model, ids, mask, group, max_tokens, end, pad, stream(seed, "test"), **options)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.9])
+@pytest.mark.parametrize("draws", [None, 1, 2, 3, 6])
+@torch.no_grad()
+def test_logps_are_those_of_the_policy_that_sampled(policy, draws, temperature):
+    """Row by row: each rollout under exactly its own draw, at the temperature it was sampled with."""
+    parts = policy()
+    noise = draws and NoiseConfig(0.2, "all", relative=True)
+    spread = draws and spread_draws(4, 6, draws, "pooled") + 10
+    rollouts = roll(parts, noise=noise, draws=spread, temperature=temperature)
+    assert rollouts.draws.unique().tolist() == ([-1] if draws is None else list(range(10, 10 + draws)))
+    for draw in rollouts.draws.unique().tolist():
+        rows = (rollouts.draws == draw).nonzero()[:, 0]
+        with perturbed(parts[2], noise or NoiseConfig(0.0), draw):
+            expected, _ = completion_logps(parts[2], rollouts, rows, temperature)
+        mask = rollouts.mask[rows]
+        torch.testing.assert_close(rollouts.logps[rows][mask], expected[mask], atol=1e-4, rtol=1e-4)
+    assert (rollouts.logps[~rollouts.mask] == 0).all()
+
+
+@torch.no_grad()
+def test_completion_logps_are_read_at_the_right_places(policy):
+    """Against transformers, one row at a time, without padding: a shift by one would show."""
+    task, tokenizer, model = parts = policy()
+    rollouts = roll(parts, prompts=["1 2 3 :", "4 :", "5 6 :", "7 8 9 0 :"], temperature=1.3)
+    logps, entropy = completion_logps(model, rollouts, torch.arange(24), 1.3, "value")
+    for b in range(0, 24, 5):
+        prompt = rollouts.prompts[b][rollouts.prompt_mask[b]]
+        ids = torch.cat([prompt, rollouts.tokens[b]])[None]
+        distribution = (model(ids).logits[0] / 1.3).log_softmax(-1)[len(prompt) - 1 : -1]
+        expected = distribution.gather(1, rollouts.tokens[b][:, None])[:, 0]
+        torch.testing.assert_close(logps[b], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(entropy[b], -(distribution.exp() * distribution).sum(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_mask_ends_with_the_first_end_token(policy):
+    _, tokenizer, _ = parts = policy(scale=2.0)  # near uniform: end tokens are frequent
+    rollouts = roll(parts, group=32)
+    for tokens, mask in zip(rollouts.tokens.tolist(), rollouts.mask.tolist(), strict=True):
+        length = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
+        assert mask == [True] * length + [False] * (len(tokens) - length)
+        assert tokens[length:] == [tokenizer.pad_token_id] * (len(tokens) - length)
+    assert 0 < rollouts.mask.float().mean() < 1
+    texts = responses(tokenizer, rollouts)
+    first = rollouts.tokens[0][rollouts.mask[0]].tolist()
+    words = [w for w in tokenizer.convert_ids_to_tokens(first) if not w.startswith("<")]
+    assert texts[0] == " ".join(words)
+
+
+@pytest.mark.parametrize(("draws", "spread"), [(1, "pooled"), (2, "pooled"), (12, "pooled"), (4, "per_group")])
+@torch.no_grad()
+def test_rollouts_stand_in_prompt_order_whatever_the_draws(policy, draws, spread):
+    """At temperature ~0 each rollout is the greedy answer of its own prompt under its own draw."""
+    parts = policy()
+    noise = NoiseConfig(0.3, "all", relative=True)
+    prompts = ["1 2 3 :", "4 :", "5 6 :", "7 8 9 0 :"]
+    plan = spread_draws(4, 6, draws, spread)
+    rollouts = roll(parts, prompts=prompts, noise=noise, draws=plan, temperature=1e-4)
+    for b in range(24):
+        with perturbed(parts[2], noise, int(plan.flatten()[b])):
+            ids, mask = encode(parts[1], [prompts[b // 6]])
+            for token in rollouts.tokens[b][rollouts.mask[b]]:
+                assert forward(parts[2], ids, mask, last=1)[0, -1].argmax() == token
+                ids, mask = torch.cat([ids, token[None, None]], 1), torch.ones(1, ids.shape[1] + 1, dtype=torch.bool)
+
+
+def test_the_model_is_clean_before_and_after(policy):
+    _, _, model = parts = policy()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for draws in (1, 3):
+        roll(parts, noise=NoiseConfig(0.3), draws=spread_draws(4, 6, draws, "pooled"))
+        assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_the_same_stream_gives_the_same_rollouts(policy):
+    parts = policy()
+    a, b, other = roll(parts, seed=3), roll(parts, seed=3), roll(parts, seed=4)
+    assert torch.equal(a.tokens, b.tokens) and torch.equal(a.logps, b.logps)
+    assert not torch.equal(a.tokens, other.tokens)
+
+
+def test_choose_samples_the_softmax_at_its_temperature():
+    logits = torch.tensor([0.0, 1.0, -2.0, 3.0, -torch.inf, 0.5])
+    ids, logps = choose(logits.repeat(40_000, 1), 2.0, torch.Generator().manual_seed(0))
+    expected = (logits / 2).softmax(-1)
+    observed = ids.bincount(minlength=6)
+    assert observed[4] == 0
+    kept = [0, 1, 2, 3, 5]
+    assert stats.chisquare(observed[kept], 40_000 * expected[kept].double() / expected[kept].double().sum()).pvalue > 0.01
+    torch.testing.assert_close(logps, expected.log()[ids])
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.data())
+def test_draws_are_spread_evenly(prompts, group, data):
+    draws = data.draw(st.sampled_from([d for d in range(1, prompts * group + 1) if (prompts * group) % d == 0]))
+    pooled = spread_draws(prompts, group, draws, "pooled")
+    assert (pooled.flatten().bincount(minlength=draws) == prompts * group // draws).all()
+    if draws <= group:  # several perturbations inside every group
+        assert all(len(row.unique()) == draws for row in pooled) or group % draws
+    if prompts % draws == 0:
+        per_group = spread_draws(prompts, group, draws, "per_group")
+        assert (per_group == per_group[:, :1]).all()
+        assert (per_group[:, 0].bincount(minlength=draws) == prompts // draws).all()
+
+
+def test_random_streams_differ_by_purpose_and_step():
+    numbers = [torch.rand(4, generator=stream(*key)).tolist() for key in ((0, "a", 1), (0, "a", 2), (0, "b", 1), (2**32, "a", 1))]
+    assert len({tuple(n) for n in numbers}) == 4
+    assert torch.equal(torch.rand(4, generator=stream(0, "a", 1)), torch.tensor(numbers[0]))
+
+
+def test_mistakes_are_told_in_a_sentence(policy):
+    with pytest.raises(UserError, match="temperature must be > 0, got 0"):
+        roll(policy(), temperature=0)
+    with pytest.raises(UserError, match="draws must divide the 24 rollouts of a step, got 5"):
+        spread_draws(4, 6, 5, "pooled")
+    with pytest.raises(UserError, match="draws must divide the 4 prompts of a step when spread is 'per_group', got 3"):
+        spread_draws(4, 6, 3, "per_group")
+    with pytest.raises(UserError, match="spread must be one of pooled, per_group, got 'all'"):
+        spread_draws(4, 6, 1, "all")
+    with pytest.raises(UserError, match="every draw must serve equally many rollouts"):
+        roll(policy(), noise=NoiseConfig(0.1), draws=torch.tensor([[0] * 6] * 3 + [[1] * 6]))

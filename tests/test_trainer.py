@@ -1,0 +1,191 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from psn_tutorial.advantages import group_advantages
+from psn_tutorial.config import TrainConfig
+from psn_tutorial.errors import UserError
+from psn_tutorial.metrics import METRICS
+from psn_tutorial.models.decoder import forward
+from psn_tutorial.noise import perturbed
+from psn_tutorial.rollout import completion_logps
+from psn_tutorial.runs import Run
+from psn_tutorial.settings import to_mapping
+from psn_tutorial.trainer import Batch, Trainer
+
+SMALL = TrainConfig(task="chain", prompts=4, group=8, steps=6, lr=1e-3, save_every=3)
+NOISY = replace(SMALL, sigma=0.3, targets="all", relative=True, draws=4)
+
+
+def trainer(policy, config, run=None, **difficulty):
+    # Six tokens and two letters: by chance a rollout keeps the rare letter often enough to be rewarded.
+    task, tokenizer, model = policy("chain", scale=1.0, **{"steps": 2, **difficulty})
+    return Trainer(config, model, tokenizer, task, task.generate(0, 4), run)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def contrast(trainer, seed=0):
+    """Rollouts of the trainer's policy with made-up rewards, so that half of the groups have contrast."""
+    rollouts = trainer.roll_out(trainer.pick_problems())
+    config = trainer.config
+    rewards = torch.randint(0, 2, (config.prompts, config.group), generator=torch.Generator().manual_seed(seed)).float()
+    rewards[::2] = 1.0
+    return Batch(rollouts, rewards, group_advantages(rewards).flatten())
+
+
+def test_records_hold_exactly_the_documented_metrics(policy):
+    record = trainer(policy, replace(NOISY, kl_coef=0.1)).step()
+    missing = set(record) ^ set(METRICS)
+    assert missing <= {"ratio_mean", "clip_fraction", "kl_ref"}  # absent where no group has contrast
+    seen = {key for config in (NOISY, replace(NOISY, kl_coef=0.1)) for record in trainer(policy, config).train() for key in record}
+    assert seen == set(METRICS)
+
+
+def test_plain_grpo_is_on_policy(policy):
+    for record in trainer(policy, SMALL).train():
+        assert record["sigma"] == 0 and record["clipped_fraction"] == 0
+        assert record["ess"] == pytest.approx(1, abs=1e-5) and record["kl_k3"] == pytest.approx(0, abs=1e-6)
+
+
+def test_it_learns(policy):
+    records = list(trainer(policy, replace(SMALL, steps=60, prompts=8, group=16, lr=1e-2)).train())
+    assert sum(r["reward"] for r in records[:5]) / 5 < 0.2
+    assert sum(r["reward"] for r in records[-5:]) / 5 > 0.9
+
+
+def test_it_learns_from_noisy_rollouts_too(policy):
+    config = replace(NOISY, steps=60, prompts=8, group=16, lr=1e-2)
+    made = trainer(policy, config)
+    assert sum(r["reward"] for r in list(made.train())[-5:]) / 5 > 0.6
+    text = made.tokenizer(":")["input_ids"]
+    chances = forward(made.model, torch.tensor([text])).softmax(-1)[0, -1]
+    assert chances[made.tokenizer.convert_tokens_to_ids("B")] > 0.9  # the CLEAN policy has learned
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"correction": "sequence"}, {"correction": "none"}, {"draws": 1}, {"mixture": True}, {"updates": 2},
+    {"kl_coef": 0.1, "entropy_coef": 0.01}, {"aggregation": "dapo"}, {"aggregation": "dr_grpo"}, {"sampling_temperature": 1.5},
+])  # fmt: skip
+def test_micro_batches_and_skipped_rows_change_nothing(policy, change):
+    """The same step in one piece, in pieces of 5 rows, and with the rows of zero advantage left in."""
+    results = []
+    for micro_batch, skip in ((64, True), (5, True), (64, False)):
+        made = trainer(policy, replace(NOISY, micro_batch=micro_batch, **change))
+        batch = contrast(made)
+        if not skip:  # an advantage too small to matter, too large to be skipped
+            batch = replace(batch, advantages=batch.advantages + 1e-30)
+        importance, statistics = made.update(batch)
+        results.append((weights(made.model), importance.ess, importance.kl_k1, statistics["grad_norm"]))
+    for other in results[1:]:
+        torch.testing.assert_close(other[0], results[0][0], atol=2e-5, rtol=1e-4)
+        assert other[1:] == pytest.approx(results[0][1:], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "none"])
+def test_the_gradient_of_one_update_is_the_formula(policy, level):
+    """Written out with transformers' forward: mean over rollouts of mean over tokens of -min(w, C) A log pi."""
+    made = trainer(policy, replace(NOISY, correction=level, cap=1.1, grad_clip=1e9))
+    batch = contrast(made)
+    rollouts = batch.rollouts
+    ids = torch.cat([rollouts.prompts, rollouts.tokens], 1)
+    logps = made.model(ids).logits[:, rollouts.prompts.shape[1] - 1 : -1].log_softmax(-1)
+    logps = logps.gather(2, rollouts.tokens[..., None])[..., 0]
+    ratio = (logps.detach() - rollouts.logps).exp() * rollouts.mask + ~rollouts.mask
+    w = {"token": ratio, "sequence": ratio.prod(1, keepdim=True), "none": torch.ones_like(ratio)}[level].clamp(max=1.1)
+    if level != "none":
+        assert (w == 1.1).any() and (w < 1.1).any()
+    per_rollout = (w * batch.advantages[:, None] * logps * rollouts.mask).sum(1) / rollouts.mask.sum(1)
+    made.model.zero_grad()
+    (-per_rollout.mean()).backward()
+    expected = torch.cat([p.grad.flatten() for p in made.model.parameters()])
+    seen = []
+    made.optimizer.step = lambda: seen.append(torch.cat([p.grad.flatten() for p in made.model.parameters()]))
+    made.optimizer.zero_grad()
+    made.update(batch)
+    torch.testing.assert_close(seen[0], expected, atol=1e-6, rtol=1e-3)
+
+
+def test_the_second_update_is_clipped_against_the_policy_of_the_rollouts(policy):
+    made = trainer(policy, replace(SMALL, updates=3, lr=0.05))
+    _, statistics = made.update(contrast(made))
+    assert statistics["clip_fraction"] > 0 and statistics["ratio_mean"] != pytest.approx(1.0, abs=1e-3)
+
+
+@torch.no_grad()
+def test_mixture_weights_use_every_draw_of_the_group(policy):
+    made = trainer(policy, replace(NOISY, mixture=True, micro_batch=8))
+    rollouts = made.roll_out(made.pick_problems())
+    mixed = made.sampler_logps(rollouts)
+    under_each = []
+    for draw in range(4):
+        with perturbed(made.model, made.config.noise(0.3), draw):
+            under_each.append(completion_logps(made.model, rollouts, torch.arange(32), 1.0)[0] * rollouts.mask)
+    sequence = torch.stack(under_each).sum(2)
+    expected = sequence.logsumexp(0) - torch.tensor(4.0).log()
+    torch.testing.assert_close((mixed * rollouts.mask).sum(1), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [
+    SMALL, replace(NOISY, schedule="kl_target", kl_target=0.01), replace(NOISY, schedule="annealed", sigma_steps=5),
+])  # fmt: skip
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(policy, tmp_path, config):
+    whole = trainer(policy, config)
+    records = list(whole.train())
+    first = trainer(policy, config, Run.create(tmp_path / "run", to_mapping(config)))
+    for record in first.train():
+        if record["step"] == 4:  # one step after the checkpoint of step 3
+            break
+    run = Run.open(tmp_path / "run")
+    second = trainer(policy, config, run)
+    second.restore(run.resume())
+    rest = list(second.train())
+    assert [r["step"] for r in rest] == [4, 5, 6] == [r["step"] for r in records[3:]]
+    assert torch.equal(weights(second.model), weights(whole.model))
+    timeless = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in run.steps()]
+    assert timeless == [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in records]
+
+
+def test_steps_use_other_draws_and_problems_each_time(policy):
+    made = trainer(policy, NOISY)
+    first = made.roll_out(made.pick_problems())
+    made.step_number = 1
+    second = made.roll_out(made.pick_problems())
+    assert first.draws.unique().tolist() == [0, 1, 2, 3] and second.draws.unique().tolist() == [4, 5, 6, 7]
+
+
+def test_hot_sampling_is_corrected_towards_the_policy(policy):
+    """Action-space noise: the sampler's log-probs are at its own temperature, the policy's at 1."""
+    made = trainer(policy, replace(SMALL, sampling_temperature=2.0))
+    record = made.step()
+    assert record["kl_k3"] > 0 and record["ess"] < 1
+
+
+@pytest.mark.parametrize(("field", "value", "sentence"), [
+    ("prompts", 0, "prompts must be"), ("group", 1, "group must be"), ("lr", 0.0, "lr must be"),
+    ("temperature", -1.0, "temperature must be"), ("sampling_temperature", 0.0, "sampling_temperature must be"),
+    ("draws", 5, "draws must divide the 32 rollouts"), ("cap", 0.0, "cap must be"), ("sigma", -0.1, "sigma must be"),
+    ("correction", "both", "correction must be one of"), ("task", "chess", "task must be one of"),
+    ("clip_low", 1.5, "clip_low must be"), ("pass_k", 9, "pass_k must be"), ("aggregation", "mean", "aggregation must be one of"),
+])  # fmt: skip
+def test_impossible_settings_are_refused(field, value, sentence):
+    with pytest.raises(UserError, match=sentence):
+        replace(SMALL, **{field: value})
+
+
+def test_impossible_combinations_are_refused():
+    with pytest.raises(UserError, match="draws must be even when antithetic, got 1"):
+        replace(SMALL, antithetic=True)
+    with pytest.raises(UserError, match="mixture weights need spread 'pooled'"):
+        replace(SMALL, mixture=True, draws=4, spread="per_group")
+
+
+def test_a_filter_that_matches_nothing_is_told_before_the_first_step(policy):
+    with pytest.raises(UserError, match="matches no parameter"):
+        trainer(policy, replace(NOISY, targets="expert"))
+    with pytest.raises(UserError, match="problems must hold at least one"):
+        task, tokenizer, model = policy("chain")
+        Trainer(SMALL, model, tokenizer, task, [])
