@@ -90,7 +90,7 @@ def test_a_slower_arm_is_not_above_though_it_wins_at_equal_steps():
 def test_covers_at_its_level_and_sees_a_true_gap():
     rng = np.random.default_rng(2)
     covered = above = 0
-    trials = 150
+    trials = 100
     for _ in range(trials):
         skill = rng.beta(0.3, 1.5, 120)
         path = [arm(rng, skill, s) for s in (0.0, 0.5, 1.0)]

@@ -1,0 +1,349 @@
+"""Figures: what is returned is what the artists hold; empty input gets a sentence."""
+
+import json
+import math
+
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: no screen is needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+
+from psn_tutorial import plotting
+from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import Summary
+from psn_tutorial.intervals import Interval
+
+
+@pytest.fixture(autouse=True)
+def close_figures(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *_, **__: pytest.fail("plt.show was called"))
+    yield
+    plt.close("all")
+
+
+def records(steps, **series):
+    return [
+        {"step": step} | {key: values[i] for key, values in series.items()}
+        for i, step in enumerate(steps)
+    ]
+
+
+def interval(value, half=0.02, n=3, unit="seeds"):
+    return Interval(value, value - half, value + half, n=n, unit=unit)
+
+
+def summary(start=0.1, **more):
+    passes = {f"pass@{k}": interval(start * (1 + i)) for i, k in enumerate((1, 4, 16))}
+    return Summary({**passes, "coverage": interval(0.4), "family_coverage": interval(0.6), **more})
+
+
+def labels(axes):
+    return {text.get_text() for text in axes.texts}
+
+
+RUNS = {
+    "GRPO": [
+        records([1, 2, 3, 4], reward=[0.0, 0.25, 0.5, 0.75], ess=[1.0] * 4),
+        records([1, 2, 3, 4], reward=[0.25, 0.25, 0.25, 0.25], ess=[1.0] * 4),
+    ],
+    "PSN": [
+        records(
+            [1, 2, 3],
+            reward=[0.0, 0.5, 0.0],
+            ess=[0.9, None, 0.7],
+            kl_k3=[0.1] * 3,
+            kl_k1=[-0.1] * 3,
+        ),
+    ],
+}
+
+
+# --- curves over training -------------------------------------------------------------------------
+
+
+def test_learning_curves_draw_the_mean_bold_and_each_seed_thin():
+    figure, numbers = plotting.learning_curves(RUNS)
+    grpo = numbers["GRPO"]
+    assert grpo["step"] == [1, 2, 3, 4]
+    assert grpo["mean"] == [0.125, 0.25, 0.375, 0.5]
+    assert grpo["seeds"] == [[0.0, 0.25, 0.5, 0.75], [0.25] * 4]
+    axes = figure.axes[0]
+    lines = [list(line.get_ydata()) for line in axes.lines]
+    assert lines == [*grpo["seeds"], grpo["mean"], numbers["PSN"]["mean"]]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2, 3, 4]] * 3 + [[1, 2, 3]]
+    widths = [line.get_linewidth() for line in axes.lines]
+    assert widths[0] == widths[1] < widths[2] == widths[3]
+    assert labels(axes) == {"GRPO", "PSN"}
+    assert axes.get_xlabel() == "training step"
+    assert axes.get_ylabel() == "mean reward of the rollouts"
+
+
+def test_window_averages_the_last_steps():
+    figure, numbers = plotting.learning_curves({"GRPO": RUNS["GRPO"]}, window=2)
+    assert numbers["GRPO"]["step"] == [2, 3, 4]
+    assert numbers["GRPO"]["seeds"][0] == [0.125, 0.375, 0.625]
+    assert figure.axes[0].get_ylabel().endswith(", mean of 2 steps")
+    _, short = plotting.learning_curves({"GRPO": RUNS["GRPO"]}, window=99)
+    assert short["GRPO"] == {"step": [4], "mean": [0.3125], "seeds": [[0.375], [0.25]]}
+
+
+def test_missing_figures_and_steps_are_left_out():
+    _, numbers = plotting.learning_curves({"PSN": RUNS["PSN"]}, "ess")
+    assert numbers["PSN"]["step"] == [1, 3]
+    uneven = {"A": [records([1, 2, 5], reward=[1, 2, 3]), records([2, 5, 6], reward=[4, 5, 6])]}
+    _, numbers = plotting.learning_curves(uneven)
+    assert numbers["A"] == {"step": [2, 5], "mean": [3.0, 4.0], "seeds": [[2.0, 3.0], [4.0, 5.0]]}
+
+
+def test_success_curves_take_the_geometric_mean_above_the_floor():
+    runs = {
+        "GRPO": [records([0, 25], success=[1e-9, 0.0])],
+        "PSN": [
+            records([0, 25], success=[1e-4, 0.25]),
+            records([0, 25], success=[1e-2, 1.0]),
+        ],
+    }
+    figure, numbers = plotting.success_curves(runs, floor=1e-5)
+    assert numbers["GRPO"]["mean"] == pytest.approx([1e-5, 1e-5])
+    assert numbers["PSN"]["mean"] == pytest.approx([1e-3, 0.5])
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "log" and axes.get_ylim()[0] < 1e-5
+    assert list(axes.lines[0].get_ydata()) == numbers["GRPO"]["mean"]
+    assert list(axes.lines[3].get_ydata()) == numbers["PSN"]["mean"]
+    assert labels(axes) == {"GRPO", "PSN", "1e-05 or less"}
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_success_must_be_a_probability(value):
+    with pytest.raises(UserError, match="success must be a probability"):
+        plotting.success_curves({"A": [records([0], success=[value])]})
+
+
+# --- evaluations ----------------------------------------------------------------------------------
+
+
+def test_pass_at_k_curves_draw_values_and_bands():
+    figure, numbers = plotting.pass_at_k_curves({"base": summary(), "PSN": summary(0.2)})
+    assert numbers["base"] == {
+        "k": [1, 4, 16],
+        "pass": pytest.approx([0.1, 0.2, 0.3]),
+        "low": pytest.approx([0.08, 0.18, 0.28]),
+        "high": pytest.approx([0.12, 0.22, 0.32]),
+    }
+    axes = figure.axes[0]
+    for line, band, arm in zip(axes.lines, axes.collections, ("base", "PSN"), strict=True):
+        n = numbers[arm]
+        assert list(line.get_xdata()) == n["k"] and list(line.get_ydata()) == n["pass"]
+        corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+        assert corners >= {
+            *zip(n["k"], n["low"], strict=True),
+            *zip(n["k"], n["high"], strict=True),
+        }
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4", "16"]
+    assert figure.get_supxlabel() == "Intervals: 95 % over 3 seeds"
+
+
+def test_a_figure_says_which_arm_has_which_interval():
+    base = {k: Interval(v.value, v.low, v.high, n=200) for k, v in summary().items()}
+    figure, _ = plotting.pass_at_k_curves({"base": base, "GRPO": summary(), "PSN": summary()})
+    assert figure.get_supxlabel() == (
+        "Intervals: 95 % over 200 problems (base); 95 % over 3 seeds (others)"
+    )
+    alone = {"pass@1": Interval(0.5, math.nan, math.nan, n=1)}
+    figure, numbers = plotting.pass_at_k_curves({"chain": alone})
+    assert figure.get_supxlabel() == "" and math.isnan(numbers["chain"]["low"][0])
+
+
+def test_frontier_plot_joins_the_checkpoints_in_the_order_of_training():
+    arms = {
+        "base": {0: summary(0.1)},
+        "GRPO": {300: summary(0.3), 0: summary(0.1), 75: summary(0.2)},
+    }
+    figure, numbers = plotting.frontier_plot(arms, y="pass@16")
+    n = numbers["GRPO"]
+    assert n["step"] == [0, 75, 300]
+    assert n["pass@1"] == pytest.approx([0.1, 0.2, 0.3])
+    assert n["pass@16"] == pytest.approx([0.3, 0.6, 0.9])
+    assert n["pass@16 low"] == pytest.approx([0.28, 0.58, 0.88])
+    assert n["pass@1 high"] == pytest.approx([0.12, 0.22, 0.32])
+    axes = figure.axes[0]
+    path = axes.lines[1]
+    assert (list(path.get_xdata()), list(path.get_ydata())) == (n["pass@1"], n["pass@16"])
+    upright, level, dots = axes.collections[3:]
+    assert [segment[:, 1].tolist() for segment in upright.get_segments()] == [
+        list(pair) for pair in zip(n["pass@16 low"], n["pass@16 high"], strict=True)
+    ]
+    assert [segment[:, 0].tolist() for segment in level.get_segments()] == [
+        list(pair) for pair in zip(n["pass@1 low"], n["pass@1 high"], strict=True)
+    ]
+    sizes = dots.get_sizes()
+    assert sizes[2] > sizes[0] == sizes[1]
+    assert labels(axes) == {"base", "GRPO"}
+    assert axes.get_xlabel() == "pass@1 (share of problems solved by 1 sample)"
+    assert axes.get_ylabel() == "pass@16 (share of problems solved by 16 samples)"
+    assert figure.get_supxlabel().startswith("Large marker: last checkpoint. Intervals: 95 %")
+
+
+def test_coverage_bars_show_bar_whisker_and_figure():
+    arms = {"base": summary(), "GRPO": summary(coverage=interval(0.25, 0.05))}
+    figure, numbers = plotting.coverage_bars(arms)
+    assert numbers["coverage"]["GRPO"] == pytest.approx([0.25, 0.2, 0.3])
+    for axes, metric in zip(figure.axes, ("coverage", "family_coverage"), strict=True):
+        drawn = [bar.get_width() for bar in axes.patches]
+        assert drawn == [v for v, _, _ in numbers[metric].values()]
+        whiskers = [w.get_segments()[0][:, 0].tolist() for w in axes.collections]
+        assert whiskers == [[low, high] for _, low, high in numbers[metric].values()]
+        assert labels(axes) == {f"{v:.3f}" for v, _, _ in numbers[metric].values()}
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["base", "GRPO"]
+
+
+# --- diagnostics ----------------------------------------------------------------------------------
+
+
+def test_noise_diagnostics_draw_a_panel_per_figure_that_is_there():
+    figure, numbers = plotting.noise_diagnostics(RUNS, window=1)
+    assert set(numbers) == {"ess", "kl_k3", "kl_k1"}
+    assert set(numbers["ess"]) == {"GRPO", "PSN"} and set(numbers["kl_k3"]) == {"PSN"}
+    ess, kl = (axes for axes in figure.axes if axes.get_visible())
+    assert list(ess.lines[-1].get_ydata()) == numbers["ess"]["PSN"]["mean"] == [0.9, 0.7]
+    assert [list(line.get_ydata()) for line in kl.lines] == [[0.1] * 3, [-0.1] * 3]
+    assert kl.lines[0].get_linestyle() == "-" and kl.lines[1].get_linestyle() == "--"
+    assert kl.lines[0].get_color() == ess.lines[-1].get_color(), "one arm, one colour"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GRPO", "PSN"]
+
+
+def test_noise_diagnostics_of_a_full_record():
+    keys = {key: [0.5, 0.25] for key in (*plotting.DIAGNOSTICS, "kl_k1")}
+    figure, numbers = plotting.noise_diagnostics({"PSN": [records([1, 2], **keys)] * 2}, window=1)
+    assert set(numbers) == {*plotting.DIAGNOSTICS, "kl_k1"}
+    assert sum(axes.get_visible() for axes in figure.axes) == 6
+    assert all(axes.get_title(loc="left") for axes in figure.axes)
+    assert {axes.get_xlabel() for axes in figure.axes[3:]} == {"training step"}
+
+
+# --- style ----------------------------------------------------------------------------------------
+
+
+def test_an_arm_keeps_its_colour():
+    known = {
+        "base": plotting.GREY,
+        "GRPO": plotting.BLUE,
+        "T = 1.3 + TIS": plotting.ORANGE,
+        "hotter sampling": plotting.ORANGE,
+        "PSN-GRPO + TIS": plotting.VERMILION,
+        "psn, no TIS": plotting.PURPLE,
+    }
+    for arm, colour in known.items():
+        assert plotting.arm_colours([arm]) == {arm: colour}
+    figure, _ = plotting.learning_curves({"GRPO": RUNS["GRPO"], "PSN": RUNS["PSN"]})
+    colours = [to_hex(line.get_color()).upper() for line in figure.axes[0].lines]
+    assert colours == [plotting.BLUE] * 3 + [plotting.VERMILION]
+
+
+@given(st.lists(st.text(max_size=12), unique=True, max_size=8))
+def test_eight_arms_have_eight_colours(arms):
+    colours = plotting.arm_colours(arms)
+    assert list(colours) == arms and len(set(colours.values())) == len(arms)
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=9).map(sorted))
+def test_labels_stand_apart_and_move_as_little_as_needed(places):
+    spread = plotting._spread(places, 14.0)
+    assert all(b - a >= 14.0 - 1e-9 for a, b in zip(spread, spread[1:], strict=False))
+    assert np.mean(spread) == pytest.approx(np.mean(places), abs=1e-6)  # least squares keeps it
+    if all(b - a >= 14.0 for a, b in zip(places, places[1:], strict=False)):
+        assert spread == pytest.approx(places)
+
+
+def test_nothing_is_left_behind_in_the_reader_s_style():
+    before = dict(matplotlib.rcParams)
+    plotting.learning_curves(RUNS)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_numbers_are_plain():
+    for _, numbers in (
+        plotting.learning_curves(RUNS),
+        plotting.pass_at_k_curves({"base": summary()}),
+        plotting.coverage_bars({"base": summary()}),
+        plotting.noise_diagnostics(RUNS),
+        plotting.frontier_plot({"base": {0: summary()}}, y="pass@4"),
+    ):
+        assert json.loads(json.dumps(numbers)) == numbers
+
+
+# --- digest ---------------------------------------------------------------------------------------
+
+
+def test_digest_is_a_rounded_table():
+    numbers = {"GRPO": {"step": [1, 100], "mean": [0.12345, -1e-7], "seeds": [[0.5, -0.0]]}, "n": 3}
+    assert plotting.digest(numbers) == (
+        "GRPO, step          1    100\n"
+        "GRPO, mean      0.123 -1e-07\n"
+        "GRPO, seeds 0     0.5      0\n"
+        "n                   3"
+    )
+    assert "0.12 " in plotting.digest(numbers, digits=2)
+
+
+def test_digest_thins_long_lists_and_keeps_both_ends():
+    text = plotting.digest({"step": list(range(1, 301)), "y": [i / 300 for i in range(300)]})
+    steps = text.splitlines()[0].split()[1:]
+    assert len(steps) == 10 and steps[0] == "1" and steps[-1] == "300"
+    assert plotting.digest({"x": list(range(10))}).split() == ["x", *map(str, range(10))]
+    assert len(plotting.digest({"x": list(range(10))}, columns=2).split()) == 3
+    assert plotting.digest({"x": []}) == "x"
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda: plotting.learning_curves({}), "runs must not be empty"),
+        (lambda: plotting.learning_curves({"A": []}), r"runs\['A'\] must not be empty"),
+        (lambda: plotting.learning_curves({"A": [[]]}), "seed 0 of 'A' holds no reward"),
+        (lambda: plotting.learning_curves(RUNS, "rewrad"), "seed 0 of 'GRPO' holds no rewrad"),
+        (lambda: plotting.learning_curves(RUNS, window=0), "window must be"),
+        (
+            lambda: plotting.learning_curves(
+                {"A": [records([1], reward=[0]), records([2], reward=[0])]}
+            ),
+            "the seeds of 'A' have no step with reward in common",
+        ),
+        (lambda: plotting.success_curves({}), "runs must not be empty"),
+        (lambda: plotting.success_curves(RUNS, floor=0), "floor must be"),
+        (lambda: plotting.pass_at_k_curves({}), "summaries must not be empty"),
+        (
+            lambda: plotting.pass_at_k_curves({"A": {"coverage": interval(0.5)}}),
+            "the summary of 'A' holds no pass@k, only coverage",
+        ),
+        (lambda: plotting.frontier_plot({}), "arms must not be empty"),
+        (lambda: plotting.frontier_plot({"A": {}}), r"arms\['A'\] must not be empty"),
+        (
+            lambda: plotting.frontier_plot({"A": {7: summary()}}),
+            "the summary of 'A' at step 7 holds no pass@256",
+        ),
+        (lambda: plotting.coverage_bars({}), "summaries must not be empty"),
+        (lambda: plotting.coverage_bars({"A": summary()}, []), "metrics must not be empty"),
+        (
+            lambda: plotting.coverage_bars({"A": {"pass@1": interval(0.5)}}),
+            "the summary of 'A' holds no coverage",
+        ),
+        (lambda: plotting.noise_diagnostics({}), "runs must not be empty"),
+        (lambda: plotting.noise_diagnostics({"A": [[]]}), "no arm holds any of ess, clipped"),
+        (lambda: plotting.digest({}), "numbers must not be empty"),
+        (lambda: plotting.digest({"x": 1}, digits=0), "digits must be"),
+    ],
+)
+def test_nothing_to_draw_gets_a_sentence_and_leaves_no_figure(draw, words):
+    with pytest.raises(UserError, match=words):
+        draw()
+    assert not plt.get_fignums()
