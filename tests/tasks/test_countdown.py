@@ -399,6 +399,13 @@ def test_an_impossible_difficulty_is_one_sentence(field, value, sentence):
         generate(0, 1, **{field: value})
 
 
+def test_a_single_target_and_the_ends_of_every_range_are_possible():
+    assert {p.target for p in generate(0, 20, target=(24, 24))} == {24}
+    assert Countdown(numbers=6, largest=99, target=(0, 99)).numbers == 6
+    fields = {"numbers": [0, 99], "target": 0}
+    assert Countdown().from_json(fields, "here") == Problem((0, 99), 0)
+
+
 def test_a_negative_count_is_refused():
     with pytest.raises(UserError, match="count must be an integer"):
         generate(0, -1)

@@ -332,6 +332,12 @@ def test_broken_problems_are_told(fields, sentence):
         Rules().from_json(fields, "here")
 
 
+def test_a_problem_of_the_chain_has_no_digits():
+    assert Chain().from_json({"digits": []}, "here") == Problem(())
+    with pytest.raises(UserError, match="here: digits must be 0 integers, got 1"):
+        Chain().from_json({"digits": [1]}, "here")
+
+
 def test_the_functions_of_the_module_are_the_task_s():
     assert module.generate(4, 3, steps=5) == Rules(steps=5).generate(4, 3)
     [problem] = module.generate(4, 1, steps=5)
