@@ -36,11 +36,16 @@ def write_json(path: str | Path, value: Any) -> None:
     NaN and infinities become null. Raises UserError when the file cannot be written; the old one
     is then untouched.
     """
+    replace_file(path, json_bytes(value))
+
+
+def replace_file(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` in one piece, as ``write_json`` does and with its errors."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.new")
     with in_words(path, "what stood there is kept"):
         try:
-            write_bytes(temporary, json_bytes(value))
+            write_bytes(temporary, data)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

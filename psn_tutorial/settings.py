@@ -1,7 +1,8 @@
 """Settings: one dataclass, three ways in (Python, JSON, command line), the same sentences out.
 
 A settings class is a plain dataclass whose fields are bool, int, float, str, ``Literal[...]``,
-another settings class, ``tuple[X, ...]`` of the simple ones, or any of them ``| None``. Its
+another settings class, ``tuple[X, ...]`` of the simple ones, or any of them ``| None``; and
+``dict[str, Any]`` of named values that somebody else checks (a task's difficulty). Its
 ``__post_init__`` states what is allowed with the ``check_*`` functions below.
 ``field(metadata={"help": ..., "choices": ...})`` feeds ``--help``; the choices are enforced here,
 on the way in from JSON and from the command line.
@@ -9,6 +10,7 @@ on the way in from JSON and from the command line.
 
 import argparse
 import dataclasses
+import json
 import math
 import numbers
 import types
@@ -202,6 +204,10 @@ def _typed(name: str, value: Any, hint: Any, where: str, start: Any = None) -> A
             raise UserError(f"{where}: {name} must be a list, got {shown(value)}")
         item = typing.get_args(kind)[0]
         return tuple(_typed(f"{name}[{i}]", part, item, where) for i, part in enumerate(value))
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: {name} must be an object, got {shown(value)}")
+        return dict(value)
     if kind is float and type(value) is int:
         value = _prefixed(where, _as_float, name, value)
     # type() and not isinstance(): True is an int to Python, and never a step count to a reader.
@@ -221,6 +227,8 @@ def _as_float(name: str, value: int) -> float:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -248,11 +256,14 @@ def _add_flag(
         words += " [required]"
     else:
         text = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        text = "none" if default == {} else text
         words += f" [default: {text}]"
     words = words.strip().replace("%", "%%")
     options: dict[str, Any] = {"dest": dotted, "default": argparse.SUPPRESS, "help": words}
     if kind is bool and not optional:
         options["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is dict:
+        options |= {"action": _NamedValues, "nargs": "*", "metavar": "NAME=VALUE"}
     else:
         many = typing.get_origin(kind) is tuple
         if many:
@@ -260,6 +271,23 @@ def _add_flag(
         options["type"] = _parser_of(kind, optional and not many)
         options["metavar"] = dotted.split(".")[-1].upper()
     parser.add_argument("--" + dotted.replace(".", "-").replace("_", "-"), **options)
+
+
+class _NamedValues(argparse.Action):
+    """``--difficulty steps=4 rare=C`` -> {"steps": 4, "rare": "C"}: JSON values, or else text."""
+
+    def __call__(self, parser, namespace, words, option=None) -> None:
+        values: dict[str, Any] = {}
+        for word in words:
+            name, equals, text = word.partition("=")
+            if not equals or name in values:
+                text = f"must be NAME=VALUE, once each, got {shown(word)}"
+                raise argparse.ArgumentError(self, text)
+            try:
+                values[name] = json.loads(text, parse_constant=int)  # NaN is none
+            except (ValueError, RecursionError):
+                values[name] = text
+        setattr(namespace, self.dest, values)
 
 
 def _parser_of(kind: type, optional: bool) -> Any:

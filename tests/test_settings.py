@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -255,3 +255,26 @@ def test_checks_accept_the_bounds_and_numpy_numbers():
     check_positive("rate", 5e-324)
     check_count("group", np.int64(2), 2)
     check_choice("k", None, [None, "a"])
+
+
+@dataclass(frozen=True)
+class Exercise:
+    difficulty: dict[str, Any] = field(default_factory=dict)
+
+
+def test_named_values_come_from_json_and_from_flags():
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    add_flags(parser, Exercise)
+    words = ["steps=4", "rare=C", "target=[10, 99]", "values=false", "odd=NaN", "empty="]
+    made = from_flags(Exercise, parser.parse_args(["--difficulty", *words]))
+    assert made.difficulty == {
+        "steps": 4, "rare": "C", "target": [10, 99], "values": False, "odd": "NaN", "empty": ""
+    }  # fmt: skip
+    assert from_mapping(Exercise, json.loads(json.dumps(to_mapping(made))), "x") == made
+    assert from_flags(Exercise, parser.parse_args([]), made) == made
+    assert "[default: none]" in parser.format_help()
+    with pytest.raises(UserError, match="^x: difficulty must be an object, got 3$"):
+        from_mapping(Exercise, {"difficulty": 3}, "x")
+    for wrong in (["steps"], ["a=1", "a=2"]):
+        with pytest.raises(argparse.ArgumentError, match="must be NAME=VALUE, once each, got"):
+            parser.parse_args(["--difficulty", *wrong])
