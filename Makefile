@@ -1,0 +1,74 @@
+# Every target makes and uses .venv in this folder; a second call installs nothing.
+# Linux, a CPU only, and no several GB of CUDA packages: see "Installing" in README.md.
+#   make PYTHON=python3.12 demo     another Python
+#   make demo ARGS="--seed 1"       more options for the command behind a target
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint requirements.lock
+
+# Small models allocate and free the same few MB all the time. Left alone, glibc gives them back to
+# the system after each step and fetches them again, page by page; see benchmarks/.
+export MALLOC_MMAP_THRESHOLD_ := 1073741824
+export MALLOC_TRIM_THRESHOLD_ := 1073741824
+export MALLOC_TOP_PAD_ := 67108864
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test lint lab notebooks bench clean
+
+help:            ## say what can be made
+	@grep -E '^[a-z]+:.*##' Makefile | sed -e 's/:.*## */\t/' | expand -t 12
+
+demo: $(VENV)/.core     ## compare GRPO with PSN-GRPO on both tasks (minutes); writes runs/demo
+	$(BIN)/psn-tutorial compare --preset demo --out runs/demo $(ARGS)
+
+test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network once installed
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests $(ARGS)
+	@ls notebooks/*.ipynb >/dev/null 2>&1 || \
+		{ echo "make test: notebooks/ holds no notebook to run" >&2; exit 1; }
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --nbval --nbval-current-env \
+		--nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg notebooks
+
+lint: $(VENV)/.full     ## ruff, over the code and the notebooks
+	$(BIN)/ruff check .
+
+lab: $(VENV)/.full     ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+notebooks: $(VENV)/.full     ## run every notebook anew and store what it shows
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+bench: $(VENV)/.bench     ## the speed ratios; installs trl and its like
+	@ls benchmarks/*.py >/dev/null 2>&1 || \
+		{ echo "make bench: benchmarks/ holds no script" >&2; exit 1; }
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:           ## remove .venv and all caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find psn_tutorial tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
+	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "psn_tutorial needs Python 3.11 or newer, and there is \
+	no $(PYTHON) here. Install it, or name yours: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "psn_tutorial needs \
+	Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) -V`. Name a newer one: make PYTHON=python3.12" \
+	>&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) could not make $(VENV). On Debian and Ubuntu: \
+	sudo apt install python3-venv" >&2; exit 2; }
+	@touch $@
+
+# torch first: it decides between the CPU and the CUDA build, and a failure shows early.
+$(VENV)/.core: pyproject.toml requirements.lock | $(VENV)/.made
+	$(INSTALL) torch
+	$(INSTALL) --quiet --editable .
+	@touch $@
+
+$(VENV)/.full: $(VENV)/.core
+	$(INSTALL) --quiet --editable '.[notebooks,test]'
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.full
+	$(INSTALL) --quiet --constraint requirements-bench.lock --editable '.[trl,qlora]'
+	@touch $@
