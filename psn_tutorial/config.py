@@ -9,7 +9,7 @@ from psn_tutorial.losses import AGGREGATIONS
 from psn_tutorial.noise import NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import check_choice, check_positive, check_range
-from psn_tutorial.tasks.base import TASK_NAMES
+from psn_tutorial.tasks.base import TASK_NAMES, get_task
 
 SPREADS = ("pooled", "per_group")
 ADVANTAGES = ("std", "none", "pass_at_k")
@@ -106,3 +106,71 @@ class TrainConfig(ScheduleConfig):
     def off_policy(self) -> bool:
         """Does another distribution than the policy's sample the rollouts?"""
         return self.sigma > 0 or self.sampling_temperature not in (None, self.temperature)
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How a policy is evaluated."""
+
+    task: str = _option("countdown", "what the policy is to do", TASK_NAMES)
+    difficulty: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
+    )
+    eval_file: str | None = _option(
+        None, "problems to evaluate on, a line of JSON each; none: the shipped ones"
+    )
+    eval_problems: int | None = _option(None, "evaluate on the first so many of them; none: all")
+    samples: int = _option(256, "answers per problem; 0: exact probabilities only")
+    temperature: float = _option(1.0, "temperature of the policy")
+    seed: int = _option(0, "seed of the samples")
+
+    def __post_init__(self) -> None:
+        check_choice("task", self.task, TASK_NAMES)
+        for name in ("samples", "seed"):
+            check_range(name, getattr(self, name), low=0, whole=True)
+        check_positive("temperature", self.temperature)
+        if self.eval_problems is not None:
+            check_range("eval_problems", self.eval_problems, low=1, whole=True)
+        task = get_task(self.task, **self.difficulty)
+        if self.samples == 0 and not hasattr(task, "exact_success"):
+            raise UserError(f"samples must be >= 1: {self.task} has no exact probabilities, got 0")
+
+
+@dataclass(frozen=True)
+class RunConfig(TrainConfig):
+    """A training run as it stands in a run folder: also its problems, and when it is evaluated."""
+
+    difficulty: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
+    )
+    train_file: str | None = _option(
+        None, "problems to train on, a line of JSON each; none: the shipped ones"
+    )
+    eval_file: str | None = _option(
+        None, "problems to evaluate on, a line of JSON each; none: the shipped ones"
+    )
+    eval_problems: int | None = _option(None, "evaluate on the first so many of them; none: all")
+    samples: int = _option(256, "answers per problem in an evaluation; 0: exact probabilities only")
+    evaluate: bool = _option(True, "evaluate the clean policy at the end")
+    eval_every: int = _option(0, "steps between evaluations on the way; 0: at the end only")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("eval_every", self.eval_every, low=0, whole=True)
+        if self.evaluate:
+            self.measure()
+
+    def measure(self) -> MeasureConfig:
+        """How its evaluations are made. Each seed draws samples of its own, the same in all arms."""
+        return MeasureConfig(
+            self.task, self.difficulty, self.eval_file, self.eval_problems, self.samples,
+            self.temperature, self.seed,
+        )  # fmt: skip
+
+    @property
+    def evaluated_steps(self) -> list[int]:
+        """The steps after which the clean policy is evaluated."""
+        if not self.evaluate:
+            return []
+        every = self.eval_every or self.steps
+        return sorted({*range(every, self.steps + 1, every), self.steps})

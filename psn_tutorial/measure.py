@@ -6,6 +6,7 @@ Always the clean policy, always at the temperature it was trained at. What the c
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.tiny import encode
@@ -36,7 +38,7 @@ def evaluate(
 
     Args:
         model: evaluated as it stands; nothing perturbs it here.
-        samples: answers per problem (n of pass@k).
+        samples: answers per problem (n of pass@k); 0: exact probabilities alone, without chance.
         batch: rollouts sampled at once; bounds the memory. Part of the random stream: another
             batch size draws other samples.
         progress: show a bar.
@@ -45,10 +47,15 @@ def evaluate(
         One :class:`ProblemResult` per problem, in order.
 
     Raises:
-        UserError: samples or batch below 1.
+        UserError: samples below 0 or batch below 1; no samples of a task without exact probabilities.
     """
-    check_count("samples", samples)
+    check_count("samples", samples, low=0)
     check_count("batch", batch)
+    if samples == 0:
+        if not hasattr(task, "exact_success"):
+            raise UserError(f"samples must be >= 1: {task.name} has no exact probabilities, got 0")
+        exact = [exact_success(model, tokenizer, task, problem, temperature) for problem in problems]
+        return [tally(problem, {}, task, p) for problem, p in zip(problems, exact, strict=True)]
     results = []
     together = max(1, batch // samples)
     for start in tqdm(range(0, len(problems), together), "evaluating", disable=not progress, leave=False):
@@ -60,29 +67,35 @@ def evaluate(
         )  # fmt: skip
         texts = responses(tokenizer, rollouts)
         for i, problem in enumerate(some):
-            exact = exact_success(model, tokenizer, task, problem) if hasattr(task, "exact_success") else None
+            exact = None
+            if hasattr(task, "exact_success"):
+                with suppress(UserError):  # too many accepted answers to list: the samples have to do
+                    exact = exact_success(model, tokenizer, task, problem, temperature)
             results.append(tally(problem, Counter(texts[i * samples : (i + 1) * samples]), task, exact))
     return results
 
 
 @torch.no_grad()
 def text_logps(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompt: str, completions: Sequence[str], ends: bool
-) -> list[float]:
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompt: str, completions: Sequence[str], ends: bool,
+    temperature: float = 1.0,
+) -> list[float]:  # fmt: skip
     """Natural log of the probability that the policy answers ``prompt`` with each completion.
 
-    ``ends``: the end token is part of the answer. At temperature 1. Completions must have equally many words.
+    ``ends``: the end token is part of the answer. Completions must have equally many words.
     """
     question = tokenizer(prompt)["input_ids"]
     end = [tokenizer.eos_token_id] if ends else []
     answers = torch.tensor([[*tokenizer.convert_tokens_to_ids(text.split(" ")), *end] for text in completions])
     ids = torch.cat([torch.tensor(question).expand(len(answers), -1), answers], 1)
-    logps = forward(model, ids[:, :-1], last=answers.shape[1]).double().log_softmax(-1)
+    logps = (forward(model, ids[:, :-1], last=answers.shape[1]).double() / temperature).log_softmax(-1)
     return logps.gather(2, answers[..., None]).sum((1, 2)).tolist()
 
 
-def exact_success(model: nn.Module, tokenizer: PreTrainedTokenizerFast, task: Task, problem: Any) -> float:
+def exact_success(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, task: Task, problem: Any, temperature: float = 1.0
+) -> float:
     """The exact success probability on a problem, for tasks that list their accepted answers (rules, chain)."""
     return task.exact_success(
-        lambda prompt, texts: text_logps(model, tokenizer, prompt, texts, task.ends), problem
+        lambda prompt, texts: text_logps(model, tokenizer, prompt, texts, task.ends, temperature), problem
     )

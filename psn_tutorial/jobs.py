@@ -1,0 +1,312 @@
+"""One training run and its folder: start it, go on with it, measure the clean policy on the way.
+
+A job may be killed at any moment. Before every evaluation a checkpoint is written, evaluations are
+kept up to the checkpoint that a resumed job starts from, and what lies after it is done again, bit
+for bit.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from psn_tutorial.config import MeasureConfig, RunConfig
+from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import ProblemResult
+from psn_tutorial.interrupt import Stop
+from psn_tutorial.measure import evaluate
+from psn_tutorial.models.tiny import load
+from psn_tutorial.records import EvaluationRecord
+from psn_tutorial.runs import Run
+from psn_tutorial.settings import from_mapping, shown, to_mapping
+from psn_tutorial.tasks import Task, get_task, load_split
+from psn_tutorial.tasks.base import read_problems
+from psn_tutorial.tasks.splits import DATA, SPLITS
+from psn_tutorial.trainer import Trainer
+
+
+class Job:
+    """A training run with everything it needs. Make it with ``start``, ``resume`` or ``open``.
+
+    Attributes: ``config``, ``run``, ``trainer``, ``record`` (the evaluations so far), ``task`` and
+    ``held_out`` (the problems to evaluate on).
+    """
+
+    def __init__(self, config: RunConfig):
+        """Load everything the settings name. Raises UserError before anything is written."""
+        self.config = config
+        self.task = get_task(config.task, **config.difficulty)
+        problems = training_problems(self.task, config)
+        self.held_out = held_out_problems(self.task, config.measure())
+        base = config.base or base_folder(config.task)
+        self.model, self.tokenizer, _ = load_policy(base)
+        check_words(self.tokenizer, self.task)
+        self.base_sha256 = fingerprint(self.model)
+        self.trainer = Trainer(config, self.model, self.tokenizer, self.task, problems)
+        self.record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
+        self._saved = 0  # the step of the newest checkpoint that did not fall due by itself
+
+    @property
+    def run(self) -> Run:
+        return self.trainer.run
+
+    @classmethod
+    def start(
+        cls, folder: str | Path, config: RunConfig, command: Sequence[str] | None = None
+    ) -> "Job":
+        """Begin a run in a new folder. ``command`` is the argument list that asked for it."""
+        job = cls(config)
+        job.trainer.run = Run.create(folder, job.settings, command)
+        return job
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {**to_mapping(self.config), "base_sha256": self.base_sha256}
+
+    @classmethod
+    def resume(cls, folder: str | Path) -> "Job":
+        """Go on with the run in ``folder`` from its newest intact checkpoint.
+
+        Raises UserError when it is no training run, or was started from another base policy.
+        """
+        run = Run.open(folder)
+        config, base_sha256 = settings_of(run)
+        job = cls(config)
+        if job.base_sha256 != base_sha256:
+            raise UserError(
+                f"{folder} was started from another base policy than the one in "
+                f"{config.base or base_folder(config.task)}"
+            )
+        job.trainer.run = run
+        checkpoint = run.resume()
+        if checkpoint:
+            try:
+                job.trainer.restore(checkpoint)
+            except (RuntimeError, KeyError) as error:
+                raise UserError(
+                    f"the checkpoint of step {checkpoint.step} in {folder} is foreign: "
+                    f"{str(error).splitlines()[0]}"
+                ) from None
+            job._saved = checkpoint.step
+        job.record = job._evaluations_until(job._saved)
+        return job
+
+    @property
+    def label(self) -> str:
+        """The name of the run's folder."""
+        return self.run.path.name
+
+    def train(self, stop: Stop, progress: bool = False) -> Iterator[dict[str, Any]]:
+        """Take the steps that are left and evaluate on the way; yields the record of each step.
+
+        Raises Interrupted after everything is saved, when ``stop`` was asked for.
+        """
+        self._evaluate_if_due(stop, progress)  # what an interruption cut off
+        for record in self.trainer.train():
+            yield record
+            if stop.asked is not None:
+                self._save()
+                stop.check()
+            self._evaluate_if_due(stop, progress)
+        self.run.record_time()
+
+    def _evaluate_if_due(self, stop: Stop, progress: bool) -> None:
+        step = self.trainer.step_number
+        if step not in self.config.evaluated_steps or step in self.record.steps:
+            return
+        self._save()
+        with stop.at_once():
+            self.record.steps[step] = measure(
+                self.model, self.tokenizer, self.task, self.held_out, self.config.measure(), progress
+            )
+        self.record.write(self.run.path / "eval.json")
+
+    def _save(self) -> None:
+        """Write a checkpoint unless there is one of this step, the trainer's own or ours."""
+        step, config = self.trainer.step_number, self.config
+        if step % config.save_every and step not in (config.steps, self._saved):
+            self.trainer.save()
+            self._saved = step
+
+    def _evaluations_until(self, step: int) -> EvaluationRecord:
+        path = self.run.path / "eval.json"
+        record = EvaluationRecord.read(path) if path.is_file() else self.record
+        kept = {s: results for s, results in record.steps.items() if s <= step}
+        return EvaluationRecord(
+            record.task, record.samples, record.temperature, record.seed, kept
+        )
+
+
+def settings_of(run: Run) -> tuple[RunConfig, str | None]:
+    """The settings of a training run, and the fingerprint of the base it started from."""
+    fields = dict(run.config)
+    base_sha256 = fields.pop("base_sha256", None)
+    return from_mapping(RunConfig, fields, str(run.path / "config.json")), base_sha256
+
+
+def finished(run: Run) -> bool:
+    """Has the run taken all its steps and made all its evaluations?"""
+    config, _ = settings_of(run)
+    steps = run.steps()
+    if not steps or steps[-1]["step"] < config.steps:
+        return False
+    path = run.path / "eval.json"
+    measured = EvaluationRecord.read(path).steps if path.is_file() else {}
+    return set(config.evaluated_steps) <= set(measured)
+
+
+def evaluate_policy(
+    folder: str | Path, policy: str | Path, config: MeasureConfig,
+    command: Sequence[str] | None = None, progress: bool = False,
+) -> EvaluationRecord:  # fmt: skip
+    """Evaluate a checkpoint or run folder and keep the result as a run record in ``folder``.
+
+    An evaluation of the same policy in the same way that ``folder`` already holds is returned.
+    Raises UserError when ``folder`` holds anything else.
+    """
+    task = get_task(config.task, **config.difficulty)
+    problems = held_out_problems(task, config)
+    model, tokenizer, step = load_policy(policy)
+    check_words(tokenizer, task)
+    settings = {**to_mapping(config), "policy_sha256": fingerprint(model)}
+    run = open_or_create(folder, settings, command)
+    path = run.path / "eval.json"
+    if not path.is_file():
+        record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
+        record.steps[step] = measure(model, tokenizer, task, problems, config, progress)
+        record.write(path)
+        run.record_time()
+    return EvaluationRecord.read(path)
+
+
+def measure(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, task: Task, problems: Sequence[Any],
+    config: MeasureConfig, progress: bool,
+) -> list[ProblemResult]:  # fmt: skip
+    """``evaluate`` with the settings of a MeasureConfig."""
+    return evaluate(
+        model, tokenizer, task, problems, config.samples, config.temperature, config.seed,
+        progress=progress,
+    )  # fmt: skip
+
+
+def open_or_create(
+    folder: str | Path, settings: dict[str, Any], command: Sequence[str] | None = None
+) -> Run:
+    """The run in ``folder``, made now or earlier with the very same settings.
+
+    Raises UserError naming the first setting in which an existing run differs.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        return Run.create(folder, settings, command)
+    run = Run.open(folder)
+    for name in dict.fromkeys((*settings, *run.config)):
+        old, new = run.config.get(name), settings.get(name)
+        if old != new:
+            raise UserError(
+                f"{folder} was made with {name} {shown(old)}, and not {shown(new)}: "
+                f"choose another folder, or remove that one"
+            )
+    return run
+
+
+def figures(record: dict[str, Any]) -> str:
+    """The figures of a step that matter while one watches, for the progress bar."""
+    words = [f"reward {record['reward']:.3f}", f"zero-contrast {record['zero_contrast']:.2f}"]
+    if record["sigma"]:
+        words.append(f"sigma {record['sigma']:.3g}")
+    words.append(f"ESS {record['ess']:.2f}")
+    words.append(f"{record['tokens'] / record['seconds'] / 1000:.1f}k tokens/s")
+    return ", ".join(words)
+
+
+def training_problems(task: Task, config: RunConfig) -> list[Any]:
+    """The problems of ``train_file``, else the shipped ones; at another difficulty, made alike."""
+    if config.train_file:
+        return read_problems(config.train_file, task)
+    if not config.difficulty:
+        return load_split(config.task, "train")
+    return _generated(task, config.task, "train", exclude=_generated(task, config.task, "eval"))
+
+
+def held_out_problems(task: Task, config: MeasureConfig) -> list[Any]:
+    """The problems to evaluate on: ``eval_file``, else as ``training_problems``."""
+    if config.eval_file:
+        problems = read_problems(config.eval_file, task)
+    elif not config.difficulty:
+        problems = load_split(config.task, "eval")
+    else:
+        problems = _generated(task, config.task, "eval")
+    # A problem counts once; without digits or numbers a task has but a single one.
+    problems = list({task.prompt(problem): problem for problem in problems}.values())
+    if config.eval_problems and config.eval_problems > len(problems):
+        raise UserError(
+            f"eval_problems must be <= {len(problems)}, the problems there are, "
+            f"got {config.eval_problems}"
+        )
+    return problems[: config.eval_problems]
+
+
+def _generated(task: Task, name: str, split: str, exclude: Sequence[Any] = ()) -> list[Any]:
+    arguments = SPLITS.get(name, {}).get(split, {"seed": 0, "count": 1})
+    return task.generate(**arguments, exclude=exclude)
+
+
+def base_folder(task_name: str) -> Path:
+    """The shipped base policy of a task. Raises UserError when it is not there."""
+    folder = DATA / "bases" / task_name
+    if not folder.is_dir():
+        raise UserError(
+            f"the shipped base policy of {task_name} is not beside the package; make one with "
+            f"`psn-tutorial pretrain --task {task_name} --out my-base` and give it as --base"
+        )
+    return folder
+
+
+def load_policy(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast, int]:
+    """Load the clean policy of a checkpoint folder, or of a run's newest checkpoint; and its step.
+
+    Raises UserError when ``folder`` is neither, or the run has no checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / "provenance.json").is_file():
+        return *load(folder), 0
+    run = Run.open(folder)
+    config, _ = settings_of(run)
+    model, tokenizer, _ = load_policy(config.base or base_folder(config.task))
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"the run {folder} has no checkpoint yet")
+    try:
+        model.load_state_dict(checkpoint.tensors["model"])
+    except (RuntimeError, KeyError):
+        raise UserError(f"the checkpoint in {folder} does not fit its base policy") from None
+    return model, tokenizer, checkpoint.step
+
+
+def check_words(tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
+    """Raise UserError when a policy cannot read the task's words: it was made for another one."""
+    ids = tokenizer(task.words)["input_ids"]
+    unknown = [
+        word for word, row in zip(task.words, ids, strict=True) if tokenizer.pad_token_id in row
+    ]
+    if unknown:
+        raise UserError(
+            f"the policy does not know {len(unknown)} of the words of {task.name}, "
+            f"such as {unknown[0]!r}: it was made for another task"
+        )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all weights, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""The experiments that ``psn-tutorial compare`` runs, as data.
+
+An experiment is one task, one base policy and several arms trained from it. An arm is a label and
+the settings in which it differs from what all arms share. PRESETS holds the experiments of three
+sizes: quick (seconds: does everything work?), demo (minutes), full (more seeds, for the record).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from psn_tutorial.config import RunConfig
+from psn_tutorial.errors import UserError
+from psn_tutorial.settings import check_choice, from_mapping
+from psn_tutorial.tasks.base import TASK_NAMES
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train. ``changes`` are RunConfig fields laid over those that all arms share."""
+
+    label: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Several arms on one task.
+
+    question: what the experiment asks, in one or two sentences; the report opens with it.
+    arms: name -> Arm. The names become folders.
+    common: RunConfig fields that all arms share.
+    seeds: one run per arm and seed; arms are paired by seed.
+    reference: the arm that the others are compared with.
+    metrics: what the tables show (names as in ``evaluation``).
+    frontier: (x, y): compare y at EQUAL x with the reference's path of checkpoints; () not at all.
+
+    Raises UserError for anything a RunConfig refuses, named by its arm.
+    """
+
+    task: str
+    question: str
+    arms: dict[str, Arm]
+    common: dict[str, Any]
+    seeds: tuple[int, ...] = (0,)
+    reference: str = "grpo"
+    metrics: tuple[str, ...] = ("pass@1",)
+    frontier: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choice("task", self.task, TASK_NAMES)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds must be different numbers, at least one, got {self.seeds}")
+        check_choice("reference", self.reference, self.arms)
+        if len(self.frontier) not in (0, 2):
+            raise UserError(f"frontier must name two metrics or none, got {self.frontier}")
+        for name in self.arms:
+            for seed in self.seeds:
+                self.config(name, seed)
+
+    def config(self, arm: str, seed: int) -> RunConfig:
+        """The settings of one run."""
+        where = f"experiment {self.task}, arm {arm}"
+        fields = {**self.common, **self.arms[arm].changes, "task": self.task, "seed": seed}
+        return from_mapping(RunConfig, fields, where)
+
+
+RULES = Experiment(
+    task="rules",
+    question=(
+        "A rule that the base policy rarely chooses must be kept through a whole answer. "
+        "Which exploration ever finds such an answer, so that there is something to learn from?"
+    ),
+    arms={
+        "grpo": Arm("GRPO"),
+        "hot": Arm("GRPO, sampled at T = 2", {"sampling_temperature": 2.0}),
+        "psn": Arm(
+            "PSN-GRPO", {"sigma": 0.8, "relative": True, "targets": "head", "draws": 16}
+        ),
+    },
+    common={
+        "prompts": 16, "group": 16, "steps": 150, "lr": 3e-4,
+        "eval_every": 10, "samples": 0,
+    },
+    seeds=(0, 1, 2),
+    metrics=("success",),
+)  # fmt: skip
+
+COUNTDOWN = Experiment(
+    task="countdown",
+    question=(
+        "The base policy finds solutions now and then, and training trades its variety for "
+        "accuracy. Does weight noise keep more of the variety at the same accuracy?"
+    ),
+    arms={
+        "grpo": Arm("GRPO"),
+        "hot": Arm("GRPO, sampled at T = 1.3", {"sampling_temperature": 1.3}),
+        "psn": Arm("PSN-GRPO", {"sigma": 0.2, "relative": True, "targets": "mlp", "draws": 4}),
+    },
+    common={
+        "prompts": 32, "group": 16, "steps": 300, "lr": 1e-4,
+        "eval_every": 75, "samples": 256, "eval_problems": 200,
+    },
+    metrics=("pass@1", "pass@16", "pass@256", "coverage", "family_coverage"),
+    frontier=("pass@1", "pass@256"),
+)  # fmt: skip
+
+
+def _smaller(experiment: Experiment, common: Mapping[str, Any], **changes: Any) -> Experiment:
+    return replace(experiment, common={**experiment.common, **common}, **changes)
+
+
+PRESETS: dict[str, dict[str, Experiment]] = {
+    "quick": {
+        "rules": _smaller(
+            RULES,
+            {"prompts": 4, "group": 16, "steps": 6, "eval_every": 3, "eval_problems": 8},
+            seeds=(0, 1),
+        ),
+        "countdown": _smaller(
+            COUNTDOWN,
+            {"prompts": 4, "group": 8, "steps": 4, "eval_every": 2, "samples": 16,
+             "eval_problems": 12},
+            metrics=("pass@1", "pass@16", "coverage", "family_coverage"),
+            frontier=("pass@1", "pass@16"),
+        ),  # fmt: skip
+    },
+    "demo": {"rules": RULES, "countdown": COUNTDOWN},
+    "full": {
+        "rules": replace(RULES, seeds=(0, 1, 2, 3, 4)),
+        "countdown": replace(COUNTDOWN, seeds=(0, 1, 2)),
+    },
+}
