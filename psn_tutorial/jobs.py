@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.config import MeasureConfig, RunConfig
@@ -20,9 +21,9 @@ from psn_tutorial.evaluation import ProblemResult
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.tiny import load
-from psn_tutorial.records import EvaluationRecord
+from psn_tutorial.records import EvaluationRecord, settings_of
 from psn_tutorial.runs import Run
-from psn_tutorial.settings import from_mapping, shown, to_mapping
+from psn_tutorial.settings import shown, to_mapping
 from psn_tutorial.tasks import Task, get_task, load_split
 from psn_tutorial.tasks.base import read_problems
 from psn_tutorial.tasks.splits import DATA, SPLITS
@@ -30,7 +31,7 @@ from psn_tutorial.trainer import Trainer
 
 
 class Job:
-    """A training run with everything it needs. Make it with ``start``, ``resume`` or ``open``.
+    """A training run with everything it needs. Make it with ``start`` or ``resume``.
 
     Attributes: ``config``, ``run``, ``trainer``, ``record`` (the evaluations so far), ``task`` and
     ``held_out`` (the problems to evaluate on).
@@ -63,11 +64,6 @@ class Job:
         job.trainer.run = Run.create(folder, job.settings, command)
         return job
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What config.json holds."""
-        return {**to_mapping(self.config), "base_sha256": self.base_sha256}
-
     @classmethod
     def resume(cls, folder: str | Path) -> "Job":
         """Go on with the run in ``folder`` from its newest intact checkpoint.
@@ -75,31 +71,35 @@ class Job:
         Raises UserError when it is no training run, or was started from another base policy.
         """
         run = Run.open(folder)
-        config, base_sha256 = settings_of(run)
+        config = settings_of(run.path, run.config)
         job = cls(config)
-        if job.base_sha256 != base_sha256:
+        if job.base_sha256 != run.config.get("base_sha256"):
             raise UserError(
                 f"{folder} was started from another base policy than the one in "
                 f"{config.base or base_folder(config.task)}"
             )
-        job.trainer.run = run
+        job.go_on(run)
+        return job
+
+    def go_on(self, run: Run) -> None:
+        """Take up a run that was begun with these settings. Raises UserError as ``resume``."""
+        self.trainer.run = run
         checkpoint = run.resume()
         if checkpoint:
             try:
-                job.trainer.restore(checkpoint)
+                self.trainer.restore(checkpoint)
             except (RuntimeError, KeyError) as error:
                 raise UserError(
-                    f"the checkpoint of step {checkpoint.step} in {folder} is foreign: "
+                    f"the checkpoint of step {checkpoint.step} in {run.path} is foreign: "
                     f"{str(error).splitlines()[0]}"
                 ) from None
-            job._saved = checkpoint.step
-        job.record = job._evaluations_until(job._saved)
-        return job
+            self._saved = checkpoint.step
+        self.record = self._evaluations_until(self._saved)
 
     @property
-    def label(self) -> str:
-        """The name of the run's folder."""
-        return self.run.path.name
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {**to_mapping(self.config), "base_sha256": self.base_sha256}
 
     def train(self, stop: Stop, progress: bool = False) -> Iterator[dict[str, Any]]:
         """Take the steps that are left and evaluate on the way; yields the record of each step.
@@ -140,24 +140,6 @@ class Job:
         return EvaluationRecord(
             record.task, record.samples, record.temperature, record.seed, kept
         )
-
-
-def settings_of(run: Run) -> tuple[RunConfig, str | None]:
-    """The settings of a training run, and the fingerprint of the base it started from."""
-    fields = dict(run.config)
-    base_sha256 = fields.pop("base_sha256", None)
-    return from_mapping(RunConfig, fields, str(run.path / "config.json")), base_sha256
-
-
-def finished(run: Run) -> bool:
-    """Has the run taken all its steps and made all its evaluations?"""
-    config, _ = settings_of(run)
-    steps = run.steps()
-    if not steps or steps[-1]["step"] < config.steps:
-        return False
-    path = run.path / "eval.json"
-    measured = EvaluationRecord.read(path).steps if path.is_file() else {}
-    return set(config.evaluated_steps) <= set(measured)
 
 
 def evaluate_policy(
@@ -214,6 +196,17 @@ def open_or_create(
                 f"choose another folder, or remove that one"
             )
     return run
+
+
+def follow(job: Job, stop: Stop, label: str, show: bool) -> None:
+    """Train to the end with a progress bar."""
+    total, done = job.config.steps, job.trainer.step_number
+    with tqdm(
+        total=total, initial=done, desc=label, disable=not show, unit="step", dynamic_ncols=True
+    ) as bar:
+        for record in job.train(stop, progress=show):
+            bar.set_postfix_str(figures(record), refresh=False)
+            bar.update()
 
 
 def figures(record: dict[str, Any]) -> str:
@@ -278,7 +271,7 @@ def load_policy(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast,
     if not (folder / "provenance.json").is_file():
         return *load(folder), 0
     run = Run.open(folder)
-    config, _ = settings_of(run)
+    config = settings_of(run.path, run.config)
     model, tokenizer, _ = load_policy(config.base or base_folder(config.task))
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:

@@ -5,13 +5,14 @@ the settings in which it differs from what all arms share. PRESETS holds the exp
 sizes: quick (seconds: does everything work?), demo (minutes), full (more seeds, for the record).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice, from_mapping
+from psn_tutorial.settings import check_choice, from_mapping, shown, to_mapping
 from psn_tutorial.tasks.base import TASK_NAMES
 
 
@@ -49,6 +50,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASK_NAMES)
+        for name in self.arms:
+            check_name("arm", name)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds must be different numbers, at least one, got {self.seeds}")
         check_choice("reference", self.reference, self.arms)
@@ -60,9 +63,42 @@ class Experiment:
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """The settings of one run."""
-        where = f"experiment {self.task}, arm {arm}"
+        where = f"arm {arm}"
         fields = {**self.common, **self.arms[arm].changes, "task": self.task, "seed": seed}
         return from_mapping(RunConfig, fields, where)
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise UserError unless ``name`` can be a folder's name: arms and experiments become one."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name == "base":
+        raise UserError(
+            f"{what} must be named with letters, digits, '.', '-' and '_', and not 'base', "
+            f"got {shown(name)}"
+        )
+
+
+def experiments_from_json(content: Any, where: str) -> dict[str, Experiment]:
+    """Read {name: experiment}, the inverse of ``experiments_to_json``.
+
+    Raises UserError, starting with ``where``, for anything that is not one.
+    """
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{where}: expected an object of experiments by name, got {shown(content)}")
+    experiments = {}
+    for name, fields in content.items():
+        check_name("experiment", name)
+        here = f"{where}, {name}"
+        arms = fields.get("arms") if isinstance(fields, Mapping) else None
+        if isinstance(arms, Mapping):
+            made = {arm: from_mapping(Arm, arms[arm], f"{here}, arm {arm}") for arm in arms}
+            fields = {**fields, "arms": made}
+        experiments[name] = from_mapping(Experiment, fields, here)
+    return experiments
+
+
+def experiments_to_json(experiments: Mapping[str, Experiment]) -> dict[str, Any]:
+    """{name: experiment} as JSON holds it."""
+    return {name: to_mapping(experiment) for name, experiment in experiments.items()}
 
 
 RULES = Experiment(

@@ -1,4 +1,4 @@
-"""eval.json: everything measured along one run, small enough to ship.
+"""What a run folder holds, read back; and the format of its eval.json, small enough to ship.
 
     {"task": "countdown", "samples": 256, "temperature": 1.0, "seed": 0,
      "problems": [{"problem": "3 7 12 5 -> 38 :", "total_solutions": 31, "total_families": 9}, ...],
@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult
 from psn_tutorial.files import finite_or_null, read_json, replace_file
+from psn_tutorial.runs import Run
+from psn_tutorial.settings import from_mapping
 
 FIXED = ("problem", "total_solutions", "total_families")
 
@@ -75,6 +78,44 @@ class EvaluationRecord:
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is not a record of evaluations") from None
         return record
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder holds it. ``evaluations`` is None before the first one."""
+
+    folder: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    steps: list[dict[str, Any]]
+    evaluations: EvaluationRecord | None
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "RunRecord":
+        """Raises UserError when ``folder`` is no run folder, or a file in it is wrong."""
+        run = Run.open(folder)
+        path = run.path / "eval.json"
+        evaluations = EvaluationRecord.read(path) if path.is_file() else None
+        return cls(run.path, run.config, run.provenance, run.steps(), evaluations)
+
+    @property
+    def settings(self) -> RunConfig:
+        """The settings of a training run. Raises UserError when it is another kind of run."""
+        return settings_of(self.folder, self.config)
+
+    @property
+    def finished(self) -> bool:
+        """Has the training run taken all its steps and made all its evaluations?"""
+        settings = self.settings
+        measured = self.evaluations.steps if self.evaluations else {}
+        taken = self.steps[-1]["step"] if self.steps else 0
+        return taken >= settings.steps and set(settings.evaluated_steps) <= set(measured)
+
+
+def settings_of(folder: Path, config: Mapping[str, Any]) -> RunConfig:
+    """A training run's settings from what its config.json holds."""
+    fields = {name: value for name, value in config.items() if name != "base_sha256"}
+    return from_mapping(RunConfig, fields, str(folder / "config.json"))
 
 
 def _compact(result: ProblemResult) -> dict[str, Any]:

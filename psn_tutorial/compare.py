@@ -1,0 +1,287 @@
+"""Train every arm of an experiment and compare them, from nothing but the records on the disk.
+
+    <out>/comparison.json                      the experiments
+          <experiment>/base/                   the base policy, evaluated
+          <experiment>/<arm>/seed-<n>/         an ordinary run folder
+          summary.json                         every figure below, with its interval
+
+Run it again and it goes on where it stopped: finished runs are kept, an interrupted one continues
+from its checkpoint.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.config import MeasureConfig
+from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.evaluation import Evaluation, Summary, compare, summarise
+from psn_tutorial.frontier import FrontierGap, frontier
+from psn_tutorial.intervals import Interval
+from psn_tutorial.presets import (
+    PRESETS,
+    Experiment,
+    experiments_from_json,
+    experiments_to_json,
+)
+from psn_tutorial.records import RunRecord
+from psn_tutorial.runs import read_json, write_json
+
+FILE = "comparison.json"
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def run_comparison(
+    experiments: str | Mapping[str, Experiment],
+    out: str | Path,
+    progress: bool | None = None,
+    command: Sequence[str] | None = None,
+) -> "Comparison":
+    """Run what is left to run of the experiments in the folder ``out``, and read it all back.
+
+    Args:
+        experiments: {name: Experiment}, or the name of a preset.
+        progress: show progress bars; None: when the error output is a terminal.
+        command: the argument list that asked for it, for the provenance of the runs.
+
+    Raises:
+        UserError: ``out`` holds something else, or runs made with other settings.
+        Interrupted: Ctrl-C; everything is saved, and the same call goes on.
+    """
+    from psn_tutorial.interrupt import Stop  # here and below: reading records needs no torch
+
+    if isinstance(experiments, str):
+        experiments = preset(experiments)
+    out, show = Path(out), sys.stderr.isatty() if progress is None else progress
+    _check_policies(experiments)
+    _claim(out, experiments)
+    with Stop() as stop:
+        for name, experiment in experiments.items():
+            with stop.at_once():
+                _measure_base(out / name / "base", experiment, command, show)
+        runs = [
+            (out / name / arm / f"seed-{seed}", experiment.config(arm, seed))
+            for name, experiment in experiments.items()
+            for seed in experiment.seeds
+            for arm in experiment.arms
+        ]
+        for number, (folder, config) in enumerate(runs, start=1):
+            label = f"{'/'.join(folder.parts[-3:])} [{number} of {len(runs)}]"
+            started = time.perf_counter()
+            done = _train(folder, config, command, stop, label, show)
+            seconds = f"{time.perf_counter() - started:.0f} s" if done else "finished before"
+            if progress is not False:
+                print(f"{label}: {seconds}", file=sys.stderr, flush=True)
+    return read_comparison(out)
+
+
+def preset(name: str) -> dict[str, Experiment]:
+    """The experiments of a preset. Raises UserError for an unknown one."""
+    if name not in PRESETS:
+        allowed = ", ".join(PRESETS)
+        raise UserError(f"preset must be one of {allowed}, got {name!r}{suggest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def _check_policies(experiments: Mapping[str, Experiment]) -> None:
+    """Load what every arm needs once, so that a mistake is told now and not in ten minutes."""
+    from psn_tutorial.jobs import Job
+
+    for experiment in experiments.values():
+        for arm in experiment.arms:
+            Job(experiment.config(arm, experiment.seeds[0]))
+
+
+def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
+    """Make the folder, or find the very same comparison in it."""
+    content = experiments_to_json(experiments)
+    if (out / FILE).is_file():
+        if read_json(out / FILE) != content:
+            raise UserError(
+                f"{out} holds another comparison; choose another folder, or continue that one "
+                f"with --resume {out}"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} already exists and holds no comparison; choose another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out}: {error.strerror}") from None
+    write_json(out / FILE, content)
+
+
+def _measure_base(
+    folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool
+) -> None:
+    from psn_tutorial.jobs import base_folder, evaluate_policy
+
+    config = experiment.config(experiment.reference, experiment.seeds[0])
+    base = config.base or base_folder(config.task)
+    measured = MeasureConfig(**{**vars(config.measure()), "seed": 0})
+    evaluate_policy(folder, base, measured, command, show)
+
+
+def _train(
+    folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool
+) -> bool:
+    """Take what is left of one run; False when nothing was."""
+    from psn_tutorial.jobs import Job, follow, open_or_create
+
+    stop.check()
+    job, begun = Job(config), (folder / "config.json").is_file()
+    run = open_or_create(folder, job.settings, command)
+    if begun and RunRecord.read(folder).finished:
+        return False
+    if begun:
+        job.go_on(run)
+    else:
+        job.trainer.run = run
+    follow(job, stop, label, show)
+    return True
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Results:
+    """One experiment's records. ``runs``: arm -> one RunRecord per seed, in the order of seeds."""
+
+    name: str
+    experiment: Experiment
+    base: RunRecord
+    runs: dict[str, list[RunRecord]]
+
+    def label(self, arm: str) -> str:
+        return "base" if arm == "base" else self.experiment.arms[arm].label
+
+    @property
+    def others(self) -> list[str]:
+        """The arms that are compared with the reference."""
+        return [arm for arm in self.runs if arm != self.experiment.reference]
+
+    def final(self, arm: str) -> list[Evaluation]:
+        """The last evaluation of each seed; of the base its only one."""
+        runs = [self.base] if arm == "base" else self.runs[arm]
+        return [run.evaluations.last for run in runs]
+
+    def paths(self, arm: str) -> list[dict[int, Evaluation]]:
+        """Per seed: step -> evaluation, from the base (step 0) to the end."""
+        return [{0: self.base.evaluations.last, **run.evaluations.steps} for run in self.runs[arm]]
+
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        """Arm -> metric -> interval at the end of training; the base first."""
+        return {arm: self.summary(self.final(arm)) for arm in ("base", *self.runs)}
+
+    def summary(self, evaluations: Sequence[Evaluation]) -> Summary:
+        """The experiment's metrics, with intervals."""
+        ks = [int(m.removeprefix("pass@")) for m in self.metrics if m.startswith("pass@")]
+        others = [m for m in self.metrics if not m.startswith("pass@")]
+        return summarise(evaluations, ks, others)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.experiment.metrics, *self.experiment.frontier)))
+
+    def difference(self, arm: str, other: str) -> dict[str, Interval]:
+        """Metric -> interval of arm - other at the end of training, on the same problems."""
+        return {m: compare(self.final(arm), self.final(other), m) for m in self.metrics}
+
+    def frontier(self, arm: str) -> FrontierGap:
+        """The end of ``arm`` against the reference's path of checkpoints, at equal x."""
+        x, y = self.experiment.frontier
+        paths = [list(path.values()) for path in self.paths(self.experiment.reference)]
+        return frontier(self.final(arm), paths, x, y)
+
+    def training(self, arm: str) -> dict[str, Any]:
+        """What the runs of an arm met while they trained, over all seeds."""
+        config, runs = self.runs[arm][0].config, self.runs[arm]
+        rollouts = config["prompts"] * config["group"]
+        steps = [record for run in runs for record in run.steps]
+        tokens, seconds = (sum(r[name] for r in steps) for name in ("tokens", "seconds"))
+        return {
+            "rollouts": rollouts * len(steps),
+            "correct": round(sum(r["reward"] * rollouts for r in steps)),
+            "first_correct": [
+                next((r["step"] for r in run.steps if r["reward"] > 0), None) for run in runs
+            ],
+            **{
+                name: sum(r[name] for r in steps) / len(steps)
+                for name in ("zero_contrast", "ess", "clipped_fraction", "kl_k3")
+            },
+            "tokens_per_second": tokens / seconds,
+            "seconds_per_step": seconds / len(steps),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as its folder holds it."""
+
+    folder: Path
+    results: dict[str, Results]
+
+    def summary(self) -> dict[str, Any]:
+        """Every figure with its interval, as JSON holds it."""
+        return {name: _summary(results) for name, results in self.results.items()}
+
+
+def read_comparison(folder: str | Path) -> Comparison:
+    """Read a finished comparison. Raises UserError when it is none, or not finished."""
+    folder = Path(folder)
+    if not (folder / FILE).is_file():
+        raise UserError(f"{folder} holds no comparison: it has no {FILE}")
+    experiments = experiments_from_json(read_json(folder / FILE), str(folder / FILE))
+    results = {}
+    for name, experiment in experiments.items():
+        runs = {
+            arm: [_read_run(folder, f"{name}/{arm}/seed-{seed}") for seed in experiment.seeds]
+            for arm in experiment.arms
+        }
+        results[name] = Results(name, experiment, _read_run(folder, f"{name}/base"), runs)
+    return Comparison(folder, results)
+
+
+def _read_run(folder: Path, name: str) -> RunRecord:
+    path = folder / name
+    record = RunRecord.read(path) if (path / "eval.json").is_file() else None
+    if record is None or (path.name != "base" and not record.finished):
+        raise UserError(
+            f"the comparison in {folder} is not finished: {path} is missing or incomplete; "
+            f"go on with `psn-tutorial compare --resume {folder}`"
+        )
+    return record
+
+
+def _summary(results: Results) -> dict[str, Any]:
+    experiment = results.experiment
+
+    def differences(other: str) -> dict[str, Any]:
+        return {
+            arm: {m: i.to_json() for m, i in results.difference(arm, other).items()}
+            for arm in results.runs
+            if arm != other
+        }
+
+    summary = {
+        "final": {arm: made.to_json() for arm, made in results.summaries.items()},
+        "minus_base": differences("base"),
+        f"minus_{experiment.reference}": differences(experiment.reference),
+        "training": {arm: results.training(arm) for arm in results.runs},
+    }
+    if experiment.frontier:
+        summary["frontier"] = {arm: _gap(results.frontier(arm)) for arm in results.others}
+    return summary
+
+
+def _gap(gap: FrontierGap) -> dict[str, Any]:
+    difference = gap.difference and gap.difference.to_json()
+    return {**vars(gap), "difference": difference, "verdict": gap.verdict}
