@@ -153,11 +153,10 @@ def mixture_logps(logps: Tensor, mask: Tensor) -> Tensor:
     if logps.dim() != 3 or len(logps) == 0:
         raise UserError(f"logps must have the shape [N, B, T] with N >= 1, got {list(logps.shape)}")
     tokens = token_mask(mask, **{"logps[0]": logps[0]})
-    step = torch.where(tokens, logps.to(_wide(logps)), 0.0)  # [N, B, T]
+    step = torch.where(tokens, logps.to(_wide(logps)), 0.0)  # [N, B, T], padding changes no product
     until = step.cumsum(-1).logsumexp(0) - math.log(len(logps))  # [B, T] log mean_j mu_j(o_<=t)
     before = F.pad(until[:, :-1], (1, 0))  # log mean_j mu_j(o_<t), 0 before the first token
-    mixed = torch.where(tokens, until - before, 0.0)
-    return mixed.to(torch.promote_types(logps.dtype, torch.float32))
+    return (until - before).to(torch.promote_types(logps.dtype, torch.float32))
 
 
 def _wide(like: Tensor) -> torch.dtype:

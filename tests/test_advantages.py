@@ -61,6 +61,7 @@ def test_no_contrast_is_exactly_zero(same, size):
 def test_zero_contrast_by_hand():
     rewards = tensor([[1.0, 1, 1], [0, 0, 0], [1, 0, 1], [0, 0, 1]])
     assert zero_contrast(rewards).tolist() == [True, True, False, False]
+    assert not zero_contrast(row([1e-200, 2e-200])).any()  # whose deviation underflows to 0
 
 
 def test_mere_rounding_is_not_blown_up():

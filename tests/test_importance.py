@@ -291,6 +291,12 @@ def test_ess_survives_ratios_that_underflow():
     assert result.ess == 1.0 and result.mean_ratio == 0.0
 
 
+def test_the_default_is_the_papers_token_level_truncation_at_ten():
+    ratios = tensor([[12.0, 9.0]])
+    result = importance_weights(ratios.log(), torch.zeros(1, 2), torch.ones(1, 2))
+    torch.testing.assert_close(result.weights, tensor([[10.0, 9.0]]))
+
+
 def test_half_precision_gives_float32_weights():
     target = tensor([[-1.0, -2.0]], dtype=torch.bfloat16)
     result = importance_weights(target, target, torch.ones(1, 2))

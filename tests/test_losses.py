@@ -98,6 +98,7 @@ def test_aggregations_by_hand():
     rows = [1 * (1 + 2 + 3), -2 * 4, 3 * (7 + 8)]
     grpo, _ = aggregated("grpo")
     assert grpo.item() == pytest.approx(-(rows[0] / 3 + rows[1] / 1 + rows[2] / 2) / 3)
+    assert torch.equal(policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, WEIGHTS)[0], grpo)  # the default
     dapo, _ = aggregated("dapo")
     assert dapo.item() == pytest.approx(-sum(rows) / 6)
     dr_grpo, statistics = aggregated("dr_grpo", max_tokens=10)
@@ -364,9 +365,10 @@ def test_extreme_ratios_stay_finite():
 
 def test_half_precision_is_computed_in_float32():
     logps = torch.full((1, 2), -1.0, dtype=torch.bfloat16, requires_grad=True)
-    loss, _ = policy_loss(logps, logps.detach().float() - 0.001, tensor([1.0]), torch.ones(1, 2))
+    old = torch.full((1, 2), -1.1, dtype=torch.bfloat16)
+    loss, _ = policy_loss(logps, old, tensor([1.0]), torch.ones(1, 2))
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(-math.exp(0.001), rel=1e-6)
+    assert loss.item() == pytest.approx(-math.exp(-1.0 - old[0, 0].item()), rel=1e-6)
     loss.backward()
     assert logps.grad.dtype == torch.bfloat16
 
