@@ -7,7 +7,7 @@ There is no top-p and no top-k.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,9 @@ def spread_draws(prompts: int, group: int, draws: int, spread: str) -> Tensor:
         return (torch.arange(prompts * group) % draws).view(prompts, group)
     if spread == "per_group":
         if prompts % draws:
-            raise UserError(f"draws must divide the {prompts} prompts of a step when spread is 'per_group', got {draws}")
+            raise UserError(
+                f"draws must divide the {prompts} prompts of a step when spread is 'per_group', got {draws}"
+            )
         return (torch.arange(prompts) % draws)[:, None].expand(prompts, group)
     raise UserError(f"spread must be one of pooled, per_group, got {spread!r}")
 
@@ -113,9 +115,7 @@ def sample(
         mask = None if bool(prompt_mask.all()) else prompt_mask[starts]
         cache = empty_cache(model, len(starts), prompts.shape[1] + max_tokens, mask)
         logits = forward(model, prompts[starts], cache=cache, last=1)[:, 0].repeat_interleave(repeats, 0)
-        tokens, logps = _decode(
-            model, logits, cache.repeat(repeats), max_tokens, end_token, generator, temperature
-        )
+        tokens, logps = _decode(model, logits, cache.repeat(repeats), max_tokens, end_token, generator, temperature)
     back = order.argsort()
     tokens, logps = tokens[back], logps[back]
     ended = (tokens == end_token).cumsum(1)

@@ -54,7 +54,9 @@ def test_the_seed_decides_the_samples(policy):
 
 def test_temperature_is_used(policy):
     task, tokenizer, model = policy("chain", steps=2, consistency=1)
-    cold, hot = (evaluate(model, tokenizer, task, task.generate(0, 1), samples=500, temperature=t)[0].c for t in (1e-3, 1.0))
+    cold, hot = (
+        evaluate(model, tokenizer, task, task.generate(0, 1), samples=500, temperature=t)[0].c for t in (1e-3, 1.0)
+    )
     assert cold in (0, 500) and 0 < hot < 500
 
 

@@ -55,7 +55,9 @@ def test_the_receipt_measures_what_was_done(policy):
     _, _, model = policy()
     before = copies(model)
     with perturbed(model, NoiseConfig(0.05, "mlp", seed=5)) as receipt:
-        change = torch.cat([(p.detach() - before[n]).flatten() for n, p in model.named_parameters() if n in receipt.names])
+        change = torch.cat(
+            [(p.detach() - before[n]).flatten() for n, p in model.named_parameters() if n in receipt.names]
+        )
     assert receipt.requested_sigma == pytest.approx(0.05)
     assert receipt.realised_sigma == pytest.approx(float(change.square().mean().sqrt()), rel=1e-5)
     assert receipt.realised_sigma == pytest.approx(0.05, rel=4 / (2 * receipt.entries) ** 0.5)
@@ -79,7 +81,12 @@ def test_draws_are_functions_of_seed_draw_and_name(seed, draw):
     first = gaussian(config, draw, "a.weight", (3, 5))
     assert torch.equal(first, gaussian(config, draw, "a.weight", (3, 5)))
     # The high bits count too: a generator that keeps 32 bits of its seed would repeat itself here.
-    others = [(seed + 2**32, draw, "a.weight"), (seed, draw + 2**32, "a.weight"), (seed, draw + 1, "a.weight"), (seed, draw, "b.weight")]
+    others = [
+        (seed + 2**32, draw, "a.weight"),
+        (seed, draw + 2**32, "a.weight"),
+        (seed, draw + 1, "a.weight"),
+        (seed, draw, "b.weight"),
+    ]
     for other_seed, other_draw, name in others:
         assert not torch.equal(first, gaussian(NoiseConfig(1.0, seed=other_seed), other_draw, name, (3, 5)))
 
@@ -179,7 +186,10 @@ def test_mistakes_are_told_in_a_sentence(policy):
         NoiseConfig(float("nan"))
     with pytest.raises(UserError, match="draws must name at least one draw"), stacked(model, NoiseConfig(0.1), []):
         pass
-    with stacked(model, NoiseConfig(0.1), [0, 1]), pytest.raises(UserError, match="multiple of the 2 draws, got 3 rows"):
+    with (
+        stacked(model, NoiseConfig(0.1), [0, 1]),
+        pytest.raises(UserError, match="multiple of the 2 draws, got 3 rows"),
+    ):
         forward(model, torch.ones(3, 4, dtype=torch.long))
     quantised = nn.Module()
     quantised.mlp = nn.Module()

@@ -106,7 +106,9 @@ def test_choose_samples_the_softmax_at_its_temperature():
     observed = ids.bincount(minlength=6)
     assert observed[4] == 0
     kept = [0, 1, 2, 3, 5]
-    assert stats.chisquare(observed[kept], 40_000 * expected[kept].double() / expected[kept].double().sum()).pvalue > 0.01
+    assert (
+        stats.chisquare(observed[kept], 40_000 * expected[kept].double() / expected[kept].double().sum()).pvalue > 0.01
+    )
     torch.testing.assert_close(logps, expected.log()[ids])
 
 
@@ -124,7 +126,10 @@ def test_draws_are_spread_evenly(prompts, group, data):
 
 
 def test_random_streams_differ_by_purpose_and_step():
-    numbers = [torch.rand(4, generator=stream(*key)).tolist() for key in ((0, "a", 1), (0, "a", 2), (0, "b", 1), (2**32, "a", 1))]
+    numbers = [
+        torch.rand(4, generator=stream(*key)).tolist()
+        for key in ((0, "a", 1), (0, "a", 2), (0, "b", 1), (2**32, "a", 1))
+    ]
     assert len({tuple(n) for n in numbers}) == 4
     assert torch.equal(torch.rand(4, generator=stream(0, "a", 1)), torch.tensor(numbers[0]))
 

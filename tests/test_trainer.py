@@ -41,7 +41,12 @@ def test_records_hold_exactly_the_documented_metrics(policy):
     record = trainer(policy, replace(NOISY, kl_coef=0.1)).step()
     missing = set(record) ^ set(METRICS)
     assert missing <= {"ratio_mean", "clip_fraction", "kl_ref"}  # absent where no group has contrast
-    seen = {key for config in (NOISY, replace(NOISY, kl_coef=0.1)) for record in trainer(policy, config).train() for key in record}
+    seen = {
+        key
+        for config in (NOISY, replace(NOISY, kl_coef=0.1))
+        for record in trainer(policy, config).train()
+        for key in record
+    }
     assert seen == set(METRICS)
 
 

@@ -21,7 +21,10 @@ def folder(policy, tmp_path):
 def test_a_checkpoint_loads_with_the_auto_classes(policy, folder):
     """AutoTokenizer of transformers 5 replaces the tokenizer of some model types by their hub's: not of ours."""
     task, tokenizer, model = policy("countdown")
-    for loaded, words in (load(folder), (AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))):
+    for loaded, words in (
+        load(folder),
+        (AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)),
+    ):
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, loaded.get_parameter(name))
         text = "15 - 11 = 4 , 4 * 13 = 52 , 2 + 52 = 54"
@@ -45,7 +48,10 @@ def test_the_countdown_model_has_the_sizes_of_the_study():
     """FINDINGS.md A: hidden 64, 2 layers, ff 256, 111 tokens; Qwen2 has 138,880 parameters there."""
     tokenizer = build_tokenizer(get_task("countdown").words)
     assert len(tokenizer) == 111
-    sizes = {kind: sum(p.numel() for p in build_model(TinyConfig(kind), tokenizer).parameters()) for kind in ("qwen2", "qwen3")}
+    sizes = {
+        kind: sum(p.numel() for p in build_model(TinyConfig(kind), tokenizer).parameters())
+        for kind in ("qwen2", "qwen3")
+    }
     assert sizes == {"qwen2": 138_880, "qwen3": 138_880 - 2 * 3 * 64 + 2 * 2 * 16}
 
 
