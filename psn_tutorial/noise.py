@@ -218,7 +218,7 @@ def stacked(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
 
     The N noisy copies of a weight are stacked to [N, out, in] and a linear layer becomes one batched matrix product, so
     that N draws cost one pass. Draw d gives bitwise the weights that ``perturbed(model, config, d)`` gives. The clean
-    parameters are never touched. Works inside :func:`psn_tutorial.models.decoder.forward` and transformers' own forward.
+    parameters are never touched. Works in :func:`psn_tutorial.models.decoder.forward` and in transformers' own forward.
 
     Yields:
         NoiseReceipt: over all draws together.

@@ -1,8 +1,8 @@
 """Sampling: prompts in, completions and the sampler's own log-probabilities out.
 
-The sampler is the noisy policy mu = pi_{theta + eps}. What is kept of it are the log-probs of the tokens it chose, at the
-temperature it used and over the full vocabulary, because the importance ratio needs exactly those (PAPER.md, numerics 10).
-There is no top-p and no top-k.
+The sampler is the noisy policy mu = pi_{theta + eps}. What is kept of it are the log-probs of the tokens it chose, at
+the temperature it used and over the full vocabulary, because the importance ratio needs exactly those. There is no
+top-p and no top-k.
 """
 
 import hashlib
@@ -98,7 +98,7 @@ def sample(
         prompts: [P, Tp] ids padded on the left; ``prompt_mask`` [P, Tp] is False on the padding.
         max_tokens: completions end here when no end token came before.
         generator: the only source of randomness here; the noise has its own seeds.
-        noise, draws: None for the clean policy; ``draws`` [P, G] names the draw of each rollout, each draw equally often.
+        noise, draws: None for the clean policy; ``draws`` [P, G] names the draw of each rollout, each equally often.
 
     Raises:
         UserError: the temperature is not above 0, or the draws do not share the rows evenly.

@@ -73,7 +73,8 @@ def test_it_learns_from_noisy_rollouts_too(policy):
 
 @pytest.mark.parametrize("change", [
     {}, {"correction": "sequence"}, {"correction": "none"}, {"draws": 1}, {"mixture": True}, {"updates": 2},
-    {"kl_coef": 0.1, "entropy_coef": 0.01}, {"aggregation": "dapo"}, {"aggregation": "dr_grpo"}, {"sampling_temperature": 1.5},
+    {"kl_coef": 0.1, "entropy_coef": 0.01}, {"aggregation": "dapo"}, {"aggregation": "dr_grpo"},
+    {"sampling_temperature": 1.5},
 ])  # fmt: skip
 def test_micro_batches_and_skipped_rows_change_nothing(policy, change):
     """The same step in one piece, in pieces of 5 rows, and with the rows of zero advantage left in."""
@@ -174,7 +175,8 @@ def test_hot_sampling_is_corrected_towards_the_policy(policy):
     ("temperature", -1.0, "temperature must be"), ("sampling_temperature", 0.0, "sampling_temperature must be"),
     ("draws", 5, "draws must divide the 32 rollouts"), ("cap", 0.0, "cap must be"), ("sigma", -0.1, "sigma must be"),
     ("correction", "both", "correction must be one of"), ("task", "chess", "task must be one of"),
-    ("clip_low", 1.5, "clip_low must be"), ("pass_k", 9, "pass_k must be"), ("aggregation", "mean", "aggregation must be one of"),
+    ("clip_low", 1.5, "clip_low must be"), ("pass_k", 9, "pass_k must be"), 
+    ("aggregation", "mean", "aggregation must be one of"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(field, value, sentence):
     with pytest.raises(UserError, match=sentence):

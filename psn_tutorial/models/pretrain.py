@@ -30,7 +30,8 @@ class PretrainConfig:
         task: "countdown", "rules" or "chain"; ``difficulty`` its fields, empty for the defaults.
         model: sizes of the network.
         problems, demonstrations: how many problems the demonstrations are drawn from, and how many of these there are.
-        steps, batch, lr, warmup: optimiser steps, texts per step, peak learning rate (AdamW, cosine to 0), warm-up steps.
+        steps, batch, lr, warmup: optimiser steps, texts per step, peak learning rate (AdamW, cosine to 0), steps
+            to reach it.
     """
 
     task: str = "countdown"

@@ -14,7 +14,7 @@ SMALL = PretrainConfig("chain", model=TINY, problems=1, demonstrations=3000, ste
 
 
 def test_the_base_learns_the_prior_of_its_demonstrations():
-    """The chain's demonstrations have an entropy of H(.1) nats a token; no model can do better, a right one gets there."""
+    """The chain's demonstrations have an entropy of H(.1) nats a token; no model can do better."""
     *_, (record, model, tokenizer) = pretrain(get_task("chain"), SMALL)
     best = -0.1 * math.log(0.1) - 0.9 * math.log(0.9)
     assert record["step"] == 60
