@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from psn_tutorial.config import MeasureConfig
-from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import Evaluation, Summary, compare, summarise
 from psn_tutorial.frontier import FrontierGap, frontier
 from psn_tutorial.intervals import Interval
 from psn_tutorial.presets import (
-    PRESETS,
     Experiment,
     experiments_from_json,
     experiments_to_json,
+    preset,
 )
 from psn_tutorial.records import RunRecord
 from psn_tutorial.runs import read_json, write_json
@@ -79,14 +79,6 @@ def run_comparison(
             if progress is not False:
                 print(f"{label}: {seconds}", file=sys.stderr, flush=True)
     return read_comparison(out)
-
-
-def preset(name: str) -> dict[str, Experiment]:
-    """The experiments of a preset. Raises UserError for an unknown one."""
-    if name not in PRESETS:
-        allowed = ", ".join(PRESETS)
-        raise UserError(f"preset must be one of {allowed}, got {name!r}{suggest(name, PRESETS)}")
-    return PRESETS[name]
 
 
 def _check_policies(experiments: Mapping[str, Experiment]) -> None:

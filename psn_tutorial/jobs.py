@@ -6,6 +6,9 @@ for bit.
 """
 
 import hashlib
+import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult
+from psn_tutorial.files import in_words, new_folder
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.tiny import load
@@ -198,15 +202,33 @@ def open_or_create(
     return run
 
 
-def follow(job: Job, stop: Stop, label: str, show: bool) -> None:
-    """Train to the end with a progress bar."""
+def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False) -> None:
+    """Train to the end with a progress bar; or, for a log file, with ten ``lines`` in all."""
     total, done = job.config.steps, job.trainer.step_number
+    every = math.ceil(total / 10)
     with tqdm(
-        total=total, initial=done, desc=label, disable=not show, unit="step", dynamic_ncols=True
-    ) as bar:
-        for record in job.train(stop, progress=show):
-            bar.set_postfix_str(figures(record), refresh=False)
-            bar.update()
+        total=total, initial=done, desc=label, disable=not bar, unit="step", dynamic_ncols=True
+    ) as shown:
+        for record in job.train(stop, progress=bar):
+            shown.set_postfix_str(figures(record), refresh=False)
+            shown.update()
+            if lines and not bar and record["step"] % every == 0:
+                text = f"{label}: step {record['step']} of {total}, {figures(record)}"
+                print(text, file=sys.stderr, flush=True)
+
+
+def export(job: Job) -> Path:
+    """Write the clean policy as an ordinary checkpoint folder, <run>/policy."""
+    folder = job.run.path / "policy"
+    with (
+        in_words(folder, "the checkpoints of the run are kept"),
+        new_folder(folder.with_name(".policy.new")) as new,
+    ):
+        job.model.save_pretrained(new)
+        job.tokenizer.save_pretrained(new)
+        if not folder.exists():
+            os.rename(new, folder)
+    return folder
 
 
 def figures(record: dict[str, Any]) -> str:

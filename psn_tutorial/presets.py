@@ -6,12 +6,12 @@ sizes: quick (seconds: does everything work?), demo (minutes), full (more seeds,
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from psn_tutorial.config import RunConfig
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, suggest
 from psn_tutorial.settings import check_choice, from_mapping, shown, to_mapping
 from psn_tutorial.tasks.base import TASK_NAMES
 
@@ -167,3 +167,43 @@ PRESETS: dict[str, dict[str, Experiment]] = {
         "countdown": replace(COUNTDOWN, seeds=(0, 1, 2)),
     },
 }
+
+
+def preset(name: str) -> dict[str, Experiment]:
+    """The experiments of a preset. Raises UserError for an unknown one."""
+    if name not in PRESETS:
+        allowed = ", ".join(PRESETS)
+        raise UserError(f"preset must be one of {allowed}, got {name!r}{suggest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def narrowed(
+    experiments: Mapping[str, Experiment],
+    names: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    base: str | None = None,
+) -> dict[str, Experiment]:
+    """Only some experiments, with only some arms, with other seeds, from another base policy.
+
+    None changes nothing. The reference arm always stays. Raises UserError for names that do not
+    exist, and for a base given to several experiments.
+    """
+    for name in names or ():
+        check_choice("experiment", name, experiments)
+    chosen = {name: e for name, e in experiments.items() if not names or name in names}
+    if base and len(chosen) > 1:
+        raise UserError(f"base serves one experiment, and there are {', '.join(chosen)}")
+    for name, experiment in chosen.items():
+        for arm in arms or ():
+            check_choice("arm", arm, experiment.arms)
+        kept = {
+            arm: made
+            for arm, made in experiment.arms.items()
+            if not arms or arm in (*arms, experiment.reference)
+        }
+        common = experiment.common | ({"base": base} if base else {})
+        chosen[name] = replace(
+            experiment, arms=kept, common=common, seeds=tuple(seeds or experiment.seeds)
+        )
+    return chosen

@@ -256,7 +256,7 @@ def _add_flag(
         words += " [required]"
     else:
         text = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        text = "none" if default == {} else text
+        text = "none" if default is None or default == {} else text
         words += f" [default: {text}]"
     words = words.strip().replace("%", "%%")
     options: dict[str, Any] = {"dest": dotted, "default": argparse.SUPPRESS, "help": words}

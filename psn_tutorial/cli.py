@@ -1,0 +1,468 @@
+"""The command psn-tutorial. One function per subcommand; heavy imports wait until one is chosen.
+
+Exit codes: 0 done; 2 a mistake of the user, told in one sentence on the error output; 130 (or 128 +
+the signal's number) stopped, after a sentence that says how to go on.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from psn_tutorial import __version__
+from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.settings import add_flags, from_flags
+
+NAME = "psn-tutorial"
+
+
+# --- the outside ----------------------------------------------------------------------------------
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code and never raises for a user's mistake."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        with warnings.catch_warnings():
+            _say_warnings_in_one_line()
+            code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _complain(str(error))
+    except SystemExit as leave:  # --help, --version, and a job that was stopped
+        return int(leave.code or 0)
+    except BrokenPipeError:
+        # The reader (head, less) has gone. Python would complain once more while it closes down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}")
+    except MemoryError:
+        return _complain("out of memory; a smaller --micro-batch or --samples needs less")
+    except KeyboardInterrupt:
+        print(f"{NAME}: stopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = Parser(NAME, HELP, words="COMMAND ")
+    parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
+    if words and words[0] in COMMANDS:
+        from psn_tutorial.memory import keep_freed_memory
+
+        keep_freed_memory()
+        return COMMANDS[words[0]][1](words[1:])
+    if words and not words[0].startswith("-"):
+        allowed = ", ".join(COMMANDS)
+        raise UserError(
+            f"the command must be one of {allowed}, got {words[0]!r}{suggest(words[0], COMMANDS)}"
+        )
+    parser.parse_args(words or ["--help"])
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are UserErrors: one sentence, with a suggestion."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "", words: str = ""):
+        super().__init__(
+            prog=prog, usage=f"{prog} {words}[--flag VALUE ...]".replace("%", "%%"),
+            description=description, epilog=epilog, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def parse_args(self, words: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        args, unknown = self.parse_known_args(words)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            what = "flag" if flag.startswith("-") else "word"
+            raise UserError(
+                f"unknown {what} {flag!r}{suggest(flag, known)}; see {self.prog} --help"
+            )
+        return args
+
+
+def _complain(sentence: str) -> int:
+    print(f"{NAME}: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def _say_warnings_in_one_line() -> None:
+    """Our own warnings as sentences; those of the libraries, meant for programmers, not at all."""
+    warnings.simplefilter("always")
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        if type(message).__module__.startswith("psn_tutorial"):
+            print(f"{NAME}: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+
+
+def _quiet_libraries() -> None:
+    """No loading bars and notes from transformers."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def _resumable(command: str) -> Iterator[None]:
+    """Say how to go on, whether the work was stopped in order or at once."""
+    from psn_tutorial.interrupt import Interrupted
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        how = "stopped and saved" if isinstance(stop, Interrupted) else "stopped at once"
+        print(f"{NAME}: {how}; go on with: {command}", file=sys.stderr)
+        raise SystemExit(128 + getattr(stop, "number", 2)) from None
+
+
+def _command(*words: str | Path) -> str:
+    return shlex.join([NAME, *map(str, words)])
+
+
+# --- pretrain -------------------------------------------------------------------------------------
+
+
+def pretrain(words: list[str]) -> int:
+    raise UserError("not yet")
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+TRAIN_GROUPS = {
+    "the task": ("task", "difficulty", "base", "train_file", "seed"),
+    "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch"),
+    "exploration: parameter-space or action-space noise": (
+        "sigma", "targets", "relative", "draws", "spread", "antithetic", "sampling_temperature",
+    ),
+    "how sigma moves": (
+        "schedule", "sigma_end", "sigma_steps", "sigma_shape", "kl_target", "kl_tolerance",
+        "kl_factor", "sigma_low", "sigma_high",
+    ),
+    "importance correction": ("correction", "correction_mode", "cap", "mixture"),
+    "GRPO": (
+        "advantage", "pass_k", "aggregation", "clip_low", "clip_high", "kl_coef", "entropy_coef",
+        "lr", "grad_clip",
+    ),
+    "evaluation and checkpoints": (
+        "evaluate", "eval_every", "eval_file", "eval_problems", "samples", "save_every",
+    ),
+}  # fmt: skip
+
+
+def train(words: list[str]) -> int:
+    """Train one policy and evaluate it."""
+    from psn_tutorial.config import RunConfig
+
+    parser = Parser(
+        f"{NAME} train",
+        "Train a policy with GRPO, or with PSN-GRPO where --sigma is above 0, into a run folder.",
+        f"""examples:
+  plain GRPO on Countdown, the shipped base, everything by default
+      {NAME} train --out runs/grpo
+  PSN-GRPO as in the demo, with half of its noise
+      {NAME} train --preset demo --task rules --arm psn --sigma 0.4 --out runs/psn
+  the released code's setting: one absolute draw on all weights per step, KL target
+      {NAME} train --sigma 0.004 --targets all --schedule kl_target --out runs/released
+  go on after Ctrl-C, or after the machine went down
+      {NAME} train --resume runs/psn
+
+Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops at once.""",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="new run folder [default: by its settings]")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with this run, as it was set")
+    parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo or full ...")
+    parser.add_argument("--arm", metavar="NAME", help="... of this arm: grpo, hot or psn")
+    _add_grouped(parser, RunConfig, TRAIN_GROUPS)
+    args = parser.parse_args(words)
+
+    if args.resume:
+        _only(args, "resume")
+    else:
+        config = from_flags(RunConfig, args, _preset_settings(args, RunConfig))
+        folder = Path(args.out or _folder_name(config))
+    _quiet_libraries()
+    from psn_tutorial.interrupt import Stop
+    from psn_tutorial.jobs import Job, export, follow
+
+    if args.resume:
+        folder = Path(args.resume)
+        job = Job.resume(folder)
+    else:
+        job = Job.start(folder, config, [NAME, "train", *words])
+    with _resumable(_command("train", "--resume", folder)), Stop() as stop:
+        follow(job, stop, str(folder), sys.stderr.isatty(), lines=True)
+        policy = export(job)
+    if job.config.evaluate:
+        _print_summary(job.record.last, f"{folder}, step {job.config.steps}")
+    print(f"run: {folder}    policy: {policy}")
+    return 0
+
+
+def _preset_settings(args: argparse.Namespace, cls: type) -> Any:
+    """The arm of a preset that flags are laid over; None without --preset."""
+    if args.preset is None and args.arm is None:
+        return None
+    from psn_tutorial.compare import preset
+
+    experiments = preset(args.preset or "demo").values()
+    tasks = {experiment.task: experiment for experiment in experiments}
+    task = getattr(args, "task", None)
+    if task not in tasks:
+        raise UserError(f"--preset needs --task, one of {', '.join(tasks)}, got {task}")
+    arms = tasks[task].arms
+    arm = args.arm or "psn"
+    if arm not in arms:
+        raise UserError(f"arm must be one of {', '.join(arms)}, got {arm!r}{suggest(arm, arms)}")
+    return tasks[task].config(arm, seed=0)
+
+
+def _folder_name(config: Any) -> str:
+    kind = f"psn{config.sigma:g}" if config.sigma else "grpo"
+    if config.sampling_temperature not in (None, config.temperature):
+        kind += f"-hot{config.sampling_temperature:g}"
+    return f"runs/{config.task}-{kind}-seed{config.seed}"
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+
+def evaluate(words: list[str]) -> int:
+    """Sample answers from a policy and tell pass@k and coverage."""
+    from psn_tutorial.config import MeasureConfig
+
+    parser = Parser(
+        f"{NAME} evaluate",
+        "Evaluate a clean policy: pass@k, coverage of solutions, exact success where it exists.",
+        f"""examples:
+  the shipped base of Countdown
+      {NAME} evaluate --task countdown
+  the newest checkpoint of a run, on its own task, and compared with the base
+      {NAME} evaluate runs/psn --against runs/eval-base-countdown
+  100 samples of your own problems
+      {NAME} evaluate runs/psn --eval-file my-problems.jsonl --samples 100""",
+        "[POLICY] ",
+    )
+    parser.add_argument(
+        "policy", nargs="?", metavar="POLICY",
+        help="checkpoint folder or run folder [default: the shipped base of the task]",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FOLDER", help="record of the evaluation [default: runs/eval-...]")
+    parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
+    add_flags(parser, MeasureConfig)
+    args = parser.parse_args(words)
+    own = _own_measure(args.policy)
+    config = from_flags(MeasureConfig, args, own)
+    other = _read_evaluation(args.against) if args.against else None
+    _quiet_libraries()
+    from psn_tutorial.jobs import base_folder, evaluate_policy
+
+    policy = args.policy or base_folder(config.task)
+    name = Path(policy).name if args.policy else "base"
+    out = Path(args.out or f"runs/eval-{name}-{config.task}")
+    command = [NAME, "evaluate", *words]
+    record = evaluate_policy(out, policy, config, command, sys.stderr.isatty())
+    _print_summary(record.last, f"{policy} on {config.task}")
+    if other is not None:
+        _print_differences(record.last, other, f"minus {args.against}")
+    print(f"record: {out}")
+    return 0
+
+
+def _own_measure(policy: str | None) -> Any:
+    """How a run evaluates itself: the starting point of --task and the like."""
+    if policy is None or not (Path(policy) / "provenance.json").is_file():
+        return None
+    from psn_tutorial.records import RunRecord
+
+    return RunRecord.read(policy).settings.measure()
+
+
+def _read_evaluation(folder: str) -> Any:
+    from psn_tutorial.records import RunRecord
+
+    record = RunRecord.read(folder)
+    if record.evaluations is None:
+        raise UserError(f"{folder} holds no evaluation")
+    return record.evaluations.last
+
+
+# --- compare, report, doctor ----------------------------------------------------------------------
+
+
+def compare(words: list[str]) -> int:
+    """Train all arms of a preset and write the report."""
+    from psn_tutorial import presets
+
+    parser = Parser(
+        f"{NAME} compare",
+        "Train every arm of an experiment from the same base, evaluate, compare, and report.",
+        f"""presets:
+  quick   seconds: does everything work here?
+  demo    minutes: GRPO, hotter sampling and PSN-GRPO on both tasks
+  full    the same with more seeds
+
+examples:
+  the comparison of `make demo`
+      {NAME} compare --preset demo --out runs/demo
+  only the task where weight noise helps, two seeds
+      {NAME} compare --preset demo --experiment rules --seeds 0 1 --out runs/rules
+  your own arms: edit the file that a comparison leaves, and give it back
+      {NAME} compare --file my-comparison.json --out runs/mine
+
+Run it again and it goes on where it stopped; finished runs are kept.""",
+    )
+    parser.add_argument("--preset", metavar="NAME", help="quick, demo or full [default: demo]")
+    parser.add_argument("--file", metavar="FILE", help="experiments of your own, as comparison.json")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with this comparison, as it was set")
+    parser.add_argument("--out", metavar="FOLDER", help="where to [default: runs/<preset>]")
+    parser.add_argument("--experiment", metavar="NAME", nargs="+", help="only these [default: all]")
+    parser.add_argument("--arms", metavar="NAME", nargs="+", help="only these [default: all]")
+    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=_whole, help="instead of the preset's")
+    parser.add_argument("--base", metavar="FOLDER", help="start from this policy; with one experiment")
+    args = parser.parse_args(words)
+    if args.resume:
+        _only(args, "resume")
+        out, file = Path(args.resume), Path(args.resume) / "comparison.json"
+        if not file.is_file():
+            raise UserError(f"{out} holds no comparison: it has no comparison.json")
+    else:
+        file = Path(args.file) if args.file else None
+        out = Path(args.out or f"runs/{file.stem if file else args.preset or 'demo'}")
+    if file and args.preset:
+        raise UserError("--preset and --file cannot both say what to compare")
+    from psn_tutorial.runs import read_json
+
+    experiments = (
+        presets.experiments_from_json(read_json(file), str(file))
+        if file
+        else presets.preset(args.preset or "demo")
+    )
+    experiments = presets.narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
+    _quiet_libraries()
+    from psn_tutorial.compare import run_comparison
+
+    with _resumable(_command("compare", "--resume", out)):
+        run_comparison(experiments, out, None, [NAME, "compare", *words])
+    return _show(out)
+
+
+def report(words: list[str]) -> int:
+    """Write the page of a finished comparison again."""
+    parser = Parser(
+        f"{NAME} report",
+        "Write report.html, summary.json and the pictures of a comparison from its records.",
+        f"""example:
+  {NAME} report runs/demo""",
+        "FOLDER ",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what `compare` wrote")
+    return _show(Path(parser.parse_args(words).folder))
+
+
+def _show(folder: Path) -> int:
+    """Print the tables of a comparison, write its report, and say where everything is."""
+    from psn_tutorial.compare import read_comparison
+    from psn_tutorial.report import write_report
+    from psn_tutorial.tables import print_results
+
+    comparison = read_comparison(folder)
+    for results in comparison.results.values():
+        print_results(results)
+    page = write_report(comparison)
+    print(f"report: {page}    figures: {folder / 'summary.json'}    pictures: {folder / 'pictures'}")
+    return 0
+
+
+def doctor(words: list[str]) -> int:
+    """Tell what this machine can run."""
+    parser = Parser(
+        f"{NAME} doctor",
+        "Say what this machine can run, and what to do next. Changes nothing.",
+        f"""example:
+  {NAME} doctor --offline""",
+    )
+    parser.add_argument("--offline", action="store_true", help="do not ask whether the hub answers")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    args = parser.parse_args(words)
+    from psn_tutorial.doctor import examine, show
+
+    return show(examine(online=not args.offline), as_json=args.json)
+
+
+# --- shared ---------------------------------------------------------------------------------------
+
+
+def _add_grouped(parser: argparse.ArgumentParser, cls: type, groups: Mapping[str, Sequence[str]]) -> None:
+    """``add_flags`` with the flags sorted under headings; what no heading names comes last."""
+    made = {title: parser.add_argument_group(title) for title in groups}
+    heading = {name: made[title] for title, names in groups.items() for name in names}
+
+    class Sorter:
+        def add_argument(self, flag: str, **options: Any) -> None:
+            heading.get(options["dest"], parser).add_argument(flag, **options)
+
+    add_flags(Sorter(), cls)  # type: ignore[arg-type]
+
+
+def _only(args: argparse.Namespace, flag: str) -> None:
+    """Raise UserError when another flag stands beside one that says everything."""
+    others = [name for name, value in vars(args).items() if name != flag and value is not None]
+    if others:
+        raise UserError(
+            f"--{flag} takes the settings from the folder: leave out --{others[0].replace('_', '-')}"
+        )
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers, got {text!r}") from None
+
+
+def _print_summary(results: Any, title: str) -> None:
+    from psn_tutorial.evaluation import summarise
+    from psn_tutorial.tables import print_table, summary_table
+
+    print_table(summary_table(title, summarise([results])))
+
+
+def _print_differences(results: Any, other: Any, title: str) -> None:
+    from psn_tutorial.tables import difference_table, print_table
+
+    print_table(difference_table(title, results, other))
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "pretrain": ("make a base policy from its seed", pretrain),
+    "train": ("train a policy with GRPO or PSN-GRPO", train),
+    "evaluate": ("pass@k, coverage and exact success of a policy", evaluate),
+    "compare": ("train all arms of an experiment, compare, report", compare),
+    "report": ("write the page of a comparison again", report),
+    "doctor": ("what this machine can run, and what to do next", doctor),
+}
+
+HELP = """Parameter-space noise for reinforcement learning with verifiable rewards (PSN-GRPO).
+
+commands:
+""" + "\n".join(f"  {name:<10}{text}" for name, (text, _) in COMMANDS.items()) + f"""
+
+where to begin:
+  {NAME} doctor                                       can this machine run it?
+  {NAME} compare --preset demo --out runs/demo        GRPO against PSN-GRPO, in minutes
+  {NAME} train --help                                 all settings of a training run"""

@@ -1,0 +1,244 @@
+"""What this machine can run, and what to do next. Looks only; changes nothing."""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from psn_tutorial import __version__
+from psn_tutorial.errors import UserError
+
+# The ranges of pyproject.toml: a test holds the two together.
+RANGES = {"torch": ((2, 11), (2, 14)), "transformers": ((5, 17), (6,))}
+EXTRAS = {
+    "jupyterlab": ("notebooks", "the notebooks"),
+    "peft": ("qlora", "LoRA adapters on larger models"),
+    "bitsandbytes": ("qlora", "4-bit base models"),
+    "sentence-transformers": ("embeddings", "the similarity signal on sentences"),
+    "trl": ("trl", "PSNGRPOTrainer inside TRL"),
+}
+HUB = "https://huggingface.co"
+NEEDED_GIB = 2.0  # memory for the demo
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. state: "good", "absent" (optional, missing) or "bad" (in the way).
+
+    advice: what to do, a sentence; "" where there is nothing to do.
+    """
+
+    name: str
+    value: str
+    state: str = "good"
+    advice: str = ""
+
+
+def examine(online: bool = True) -> list[Finding]:
+    """Look at everything; a look that fails is a finding, never an exception.
+
+    online: also ask whether the hub answers, for at most 3 seconds (not with HF_HUB_OFFLINE).
+    """
+    looks: list[Callable[[], list[Finding]]] = [
+        _python, _libraries, _processor, _accelerator, _memory, _disk, _data, _allocator, _extras,
+    ]  # fmt: skip
+    found = []
+    for look in [*looks, *([_hub] if online else [])]:
+        try:
+            found += look()
+        except Exception as error:  # whatever is wrong with this machine, the rest is still told
+            name = look.__name__.strip("_")
+            found.append(Finding(name, f"could not be looked at ({error})", "absent"))
+    return found
+
+
+def show(findings: list[Finding], as_json: bool = False) -> int:
+    """Print the findings; returns 0, or 1 when something is in the way."""
+    bad = [finding for finding in findings if finding.state == "bad"]
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        return int(bool(bad))
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        sign = {"good": " ", "absent": "-", "bad": "!"}[finding.state]
+        print(f"{sign} {finding.name:<{width}}  {finding.value}")
+    print()
+    for finding in findings:
+        if finding.advice:
+            print(f"{'!' if finding.state == 'bad' else '-'} {finding.advice}")
+    if bad:
+        print("\nMend what is marked ! first.")
+    else:
+        print(
+            "\nEverything that the demo needs is here. Next: "
+            "psn-tutorial compare --preset quick --out runs/quick (seconds), then --preset demo."
+        )
+    return int(bool(bad))
+
+
+def _python() -> list[Finding]:
+    version, good = platform.python_version(), sys.version_info >= (3, 11)
+    advice = "" if good else f"Python must be 3.11 or newer, and this is {version}."
+    return [
+        Finding("psn_tutorial", __version__),
+        Finding("python", version, "good" if good else "bad", advice),
+    ]
+
+
+def _libraries() -> list[Finding]:
+    return [_library(name, low, high) for name, (low, high) in RANGES.items()]
+
+
+def _library(name: str, low: tuple[int, ...], high: tuple[int, ...]) -> Finding:
+    allowed = f">={'.'.join(map(str, low))},<{'.'.join(map(str, high))}"
+    install = f'pip install "{name}{allowed}"'
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(name, "not installed", "bad", f"{name} is missing: {install}.")
+    if low <= version_numbers(version) < high:
+        return Finding(name, version)
+    return Finding(
+        name, f"{version}, outside {allowed}", "bad",
+        f"{name} {version} has not been tried with this version of psn_tutorial: {install}.",
+    )  # fmt: skip
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0); "2.14.0rc1" -> (2, 14, 0)."""
+    numbers = []
+    for part in version.split("+")[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _processor() -> list[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = torch.get_num_threads()
+    advice = ""
+    if threads > (cores or 1):
+        advice = (
+            f"torch uses {threads} threads on {cores} cores, which is slow: set "
+            f"OMP_NUM_THREADS={cores}."
+        )
+    return [
+        Finding("cores", f"{cores} ({platform.machine()})"),
+        Finding("threads of torch", str(threads), "absent" if advice else "good", advice),
+    ]
+
+
+def _accelerator() -> list[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        memory = properties.total_memory / 2**30
+        return [Finding("GPU", f"{properties.name}, {memory:.0f} GiB")]
+    return [Finding("GPU", "none usable; the tiny models need none", "absent")]
+
+
+def _memory() -> list[Finding]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    with contextlib.suppress(OSError, ValueError):  # a container may be allowed less
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()) / 2**30)
+    if total >= NEEDED_GIB:
+        return [Finding("memory", f"{total:.1f} GiB")]
+    advice = (
+        f"The demo needs {NEEDED_GIB:g} GiB of memory; train with --micro-batch 128 and fewer "
+        f"--samples."
+    )
+    return [Finding("memory", f"{total:.1f} GiB", "bad", advice)]
+
+
+def _disk() -> list[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    if free >= 0.5:
+        return [Finding("disk here", f"{free:.1f} GiB free")]
+    advice = "Run records and checkpoints need about 0.1 GiB: free some of the disk, or use --out."
+    return [Finding("disk here", f"{free:.2f} GiB free", "bad" if free < 0.1 else "absent", advice)]
+
+
+def _data() -> list[Finding]:
+    from psn_tutorial.tasks.splits import DATA, SPLITS, load_split
+
+    found = []
+    for task in SPLITS:
+        try:
+            counts = [f"{len(load_split(task, split, DATA))} {split}" for split in SPLITS[task]]
+            found.append(Finding(f"problems of {task}", ", ".join(counts)))
+        except UserError as error:
+            found.append(Finding(f"problems of {task}", "missing", "bad", f"{error}."))
+    for task in SPLITS:
+        folder = DATA / "bases" / task
+        if (folder / "config.json").is_file():
+            found.append(Finding(f"base policy of {task}", "shipped"))
+        else:
+            advice = (
+                f"The base policy of {task} is not beside the package: install from a clone, or "
+                f"make one with psn-tutorial pretrain --task {task}."
+            )
+            found.append(Finding(f"base policy of {task}", "missing", "bad", advice))
+    return found
+
+
+def _allocator() -> list[Finding]:
+    from psn_tutorial.memory import keep_freed_memory
+
+    if keep_freed_memory():
+        return [Finding("memory allocator", "glibc, told to keep what a step frees")]
+    value = "not glibc: steps of small models may be 2 to 3 times slower"
+    return [Finding("memory allocator", value, "absent")]
+
+
+def _extras() -> list[Finding]:
+    found = []
+    for package, (extra, purpose) in EXTRAS.items():
+        try:
+            found.append(Finding(package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            advice = f'For {purpose}: pip install "psn-tutorial[{extra}]" brings {package}.'
+            found.append(Finding(package, "not installed (optional)", "absent", advice))
+    return found
+
+
+def _hub() -> list[Finding]:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return [Finding("model hub", "not asked: HF_HUB_OFFLINE is set", "absent")]
+    advice = (
+        "Nothing shipped here needs the model hub; larger models do, and can be copied in by hand."
+    )
+    reasons: list[str] = []
+    # In a thread: looking up a name can take longer than any timeout given to urlopen.
+    asking = threading.Thread(target=lambda: reasons.append(_ask_hub()), daemon=True)
+    asking.start()
+    asking.join(4)
+    reason = reasons[0] if reasons else "no answer within 4 seconds"
+    if reason:
+        return [Finding("model hub", f"does not answer ({reason})", "absent", advice)]
+    return [Finding("model hub", "answers")]
+
+
+def _ask_hub() -> str:
+    """ "" when the hub answers, else why not."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    try:
+        urlopen(Request(os.environ.get("HF_ENDPOINT", HUB), method="HEAD"), timeout=3).close()
+    except HTTPError:  # it answered, if only to refuse
+        pass
+    except Exception as error:  # a proxy, a certificate, a name: each raises a type of its own
+        return str(getattr(error, "reason", error))
+    return ""
