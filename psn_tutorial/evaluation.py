@@ -64,11 +64,11 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> A
     _refuse_above("num_correct", c, "num_samples", n)
     _refuse_above("k", k, "num_samples", n)
     # C(n-c, k) / C(n, k) is symmetric in c and k: multiply over the smaller of the two. A factor
-    # meets 0 exactly when more samples are asked for than there are wrong ones.
+    # is 0, and the product stays 0, when more samples are asked for than there are wrong ones.
     terms, rest = np.minimum(c, k), n - np.maximum(c, k)
     miss = np.ones(n.shape)
     for i in range(int(terms.max(initial=0))):
-        miss *= np.where(i < terms, np.maximum(rest - i, 0) / np.maximum(n - i, 1), 1.0)
+        miss *= np.where(i < terms, (rest - i) / np.maximum(n - i, 1), 1.0)
     return 1.0 - miss if miss.ndim else float(1.0 - miss)
 
 
