@@ -8,7 +8,7 @@ from psn_tutorial.importance import LEVELS, MODES
 from psn_tutorial.losses import AGGREGATIONS
 from psn_tutorial.noise import NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
-from psn_tutorial.settings import check_choice, check_positive, check_range
+from psn_tutorial.settings import check_choice, check_positive, check_range, option
 from psn_tutorial.tasks.base import TASK_NAMES, get_task
 
 SPREADS = ("pooled", "per_group")
@@ -16,51 +16,47 @@ ADVANTAGES = ("std", "none", "pass_at_k")
 CORRECTIONS = (*LEVELS, "none")
 
 
-def _option(default: Any, text: str, choices: tuple | None = None) -> Any:
-    return field(default=default, metadata={"help": text} | ({"choices": choices} if choices else {}))
-
-
 @dataclass(frozen=True)
 class TrainConfig(ScheduleConfig):
     """One training run. sigma = 0 is plain GRPO; everything of :class:`ScheduleConfig` is here too."""
 
     # The problem and the batch
-    task: str = _option("countdown", "what to train on", TASK_NAMES)
-    base: str | None = _option(None, "checkpoint folder to start from; none: the shipped base of the task")
-    seed: int = _option(0, "seed of problems, sampling and noise")
-    steps: int = _option(300, "rollout batches, each followed by its updates")
-    prompts: int = _option(32, "prompts per step (P)")
-    group: int = _option(16, "rollouts per prompt (G)")
-    temperature: float = _option(1.0, "temperature of the policy, on both sides of every ratio")
+    task: str = option("countdown", "what to train on", TASK_NAMES)
+    base: str | None = option(None, "checkpoint folder to start from; none: the shipped base of the task")
+    seed: int = option(0, "seed of problems, sampling and noise")
+    steps: int = option(300, "rollout batches, each followed by its updates")
+    prompts: int = option(32, "prompts per step (P)")
+    group: int = option(16, "rollouts per prompt (G)")
+    temperature: float = option(1.0, "temperature of the policy, on both sides of every ratio")
     # Exploration
-    sampling_temperature: float | None = _option(
+    sampling_temperature: float | None = option(
         None, "action-space noise: sample at this temperature, correct by importance; none: as the policy"
     )
-    sigma: float = _option(0.0, "noise of the first step; 0: plain GRPO")
-    targets: str = _option("mlp", "mlp, attention, embeddings, head, norms, all, or a regular expression")
-    relative: bool = _option(False, "sigma is a multiple of each tensor's RMS")
-    draws: int = _option(1, "noise draws per step; 1 is the released code")
-    spread: str = _option("pooled", "how draws are spread over groups", SPREADS)
-    antithetic: bool = _option(False, "draws come in pairs, eps and -eps")
+    sigma: float = option(0.0, "noise of the first step; 0: plain GRPO")
+    targets: str = option("mlp", "mlp, attention, embeddings, head, norms, all, or a regular expression")
+    relative: bool = option(False, "sigma is a multiple of each tensor's RMS")
+    draws: int = option(1, "noise draws per step; 1 is the released code")
+    spread: str = option("pooled", "how draws are spread over groups", SPREADS)
+    antithetic: bool = option(False, "draws come in pairs, eps and -eps")
     # Correction
-    correction: str = _option("token", "level of the importance weights", CORRECTIONS)
-    correction_mode: str = _option("truncate", "what becomes of a ratio above the cap", MODES)
-    cap: float = _option(10.0, "largest importance weight (C)")
-    mixture: bool = _option(False, "weights against the mixture of a group's draws (balance heuristic)")
+    correction: str = option("token", "level of the importance weights", CORRECTIONS)
+    correction_mode: str = option("truncate", "what becomes of a ratio above the cap", MODES)
+    cap: float = option(10.0, "largest importance weight (C)")
+    mixture: bool = option(False, "weights against the mixture of a group's draws (balance heuristic)")
     # GRPO
-    advantage: str = _option("std", "scale of the group advantages, or Pass@k training", ADVANTAGES)
-    pass_k: int = _option(4, "k of Pass@k training")
-    aggregation: str = _option("grpo", "how tokens are averaged", AGGREGATIONS)
-    clip_low: float = _option(0.2, "ratios are clipped below 1 - clip_low")
-    clip_high: float = _option(0.2, "and above 1 + clip_high")
-    kl_coef: float = _option(0.0, "weight of the KL (k3) to the base")
-    entropy_coef: float = _option(0.0, "weight of the entropy bonus")
-    updates: int = _option(1, "optimiser steps per rollout batch")
+    advantage: str = option("std", "scale of the group advantages, or Pass@k training", ADVANTAGES)
+    pass_k: int = option(4, "k of Pass@k training")
+    aggregation: str = option("grpo", "how tokens are averaged", AGGREGATIONS)
+    clip_low: float = option(0.2, "ratios are clipped below 1 - clip_low")
+    clip_high: float = option(0.2, "and above 1 + clip_high")
+    kl_coef: float = option(0.0, "weight of the KL (k3) to the base")
+    entropy_coef: float = option(0.0, "weight of the entropy bonus")
+    updates: int = option(1, "optimiser steps per rollout batch")
     # Optimisation
-    lr: float = _option(1e-4, "learning rate of AdamW")
-    grad_clip: float = _option(1.0, "largest gradient norm")
-    micro_batch: int = _option(1024, "rollouts per forward and backward pass; bounds the memory")
-    save_every: int = _option(50, "steps between checkpoints")
+    lr: float = option(1e-4, "learning rate of AdamW")
+    grad_clip: float = option(1.0, "largest gradient norm")
+    micro_batch: int = option(1024, "rollouts per forward and backward pass; bounds the memory")
+    save_every: int = option(50, "steps between checkpoints")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,17 +108,17 @@ class TrainConfig(ScheduleConfig):
 class MeasureConfig:
     """How a policy is evaluated."""
 
-    task: str = _option("countdown", "what the policy is to do", TASK_NAMES)
+    task: str = option("countdown", "what the policy is to do", TASK_NAMES)
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
-    eval_file: str | None = _option(
+    eval_file: str | None = option(
         None, "problems to evaluate on, a line of JSON each; none: the shipped ones"
     )
-    eval_problems: int | None = _option(None, "evaluate on the first so many of them; none: all")
-    samples: int = _option(256, "answers per problem; 0: exact probabilities only")
-    temperature: float = _option(1.0, "temperature of the policy")
-    seed: int = _option(0, "seed of the samples")
+    eval_problems: int | None = option(None, "evaluate on the first so many of them; none: all")
+    samples: int = option(256, "answers per problem; 0: exact probabilities only")
+    temperature: float = option(1.0, "temperature of the policy")
+    seed: int = option(0, "seed of the samples")
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASK_NAMES)
@@ -143,16 +139,16 @@ class RunConfig(TrainConfig):
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
-    train_file: str | None = _option(
+    train_file: str | None = option(
         None, "problems to train on, a line of JSON each; none: the shipped ones"
     )
-    eval_file: str | None = _option(
+    eval_file: str | None = option(
         None, "problems to evaluate on, a line of JSON each; none: the shipped ones"
     )
-    eval_problems: int | None = _option(None, "evaluate on the first so many of them; none: all")
-    samples: int = _option(256, "answers per problem in an evaluation; 0: exact probabilities only")
-    evaluate: bool = _option(True, "evaluate the clean policy at the end")
-    eval_every: int = _option(0, "steps between evaluations on the way; 0: at the end only")
+    eval_problems: int | None = option(None, "evaluate on the first so many of them; none: all")
+    samples: int = option(256, "answers per problem in an evaluation; 0: exact probabilities only")
+    evaluate: bool = option(True, "evaluate the clean policy at the end")
+    eval_every: int = option(0, "steps between evaluations on the way; 0: at the end only")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,6 +25,13 @@ Settings = TypeVar("Settings")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 
 
+def option(default: Any, text: str, choices: tuple[Any, ...] | None = None) -> Any:
+    """A settings field with its line of ``--help``, and its choices if it has any."""
+    return dataclasses.field(
+        default=default, metadata={"help": text} | ({"choices": choices} if choices else {})
+    )
+
+
 def shown(value: Any) -> str:
     """Return ``value`` as Python writes it, cut to one short line for an error sentence."""
     # A ten-megabyte string must not become a ten-megabyte sentence.

@@ -16,41 +16,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer
-from psn_tutorial.tasks.base import Task
+from psn_tutorial.runs import Run
+from psn_tutorial.settings import check_choice, check_count, check_positive, option
+from psn_tutorial.tasks.base import TASK_NAMES, Task
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Settings of a base model.
+    """Settings of a base model."""
 
-    Attributes:
-        task: "countdown", "rules" or "chain"; ``difficulty`` its fields, empty for the defaults.
-        model: sizes of the network.
-        problems, demonstrations: how many problems the demonstrations are drawn from, and how many of these there are.
-        steps, batch, lr, warmup: optimiser steps, texts per step, peak learning rate (AdamW, cosine to 0), steps
-            to reach it.
-    """
-
-    task: str = "countdown"
-    difficulty: dict[str, Any] = field(default_factory=dict)
+    task: str = option("countdown", "what to demonstrate", TASK_NAMES)
+    difficulty: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
+    )
     model: TinyConfig = TinyConfig()
-    problems: int = 20_000
-    demonstrations: int = 100_000
-    steps: int = 3000
-    batch: int = 256
-    lr: float = 3e-3
-    warmup: int = 100
-    seed: int = 0
+    problems: int = option(20_000, "problems that the demonstrations are drawn from")
+    demonstrations: int = option(100_000, "texts to imitate")
+    steps: int = option(3000, "optimiser steps")
+    batch: int = option(256, "texts per step")
+    lr: float = option(3e-3, "peak learning rate of AdamW; a cosine takes it to 0")
+    warmup: int = option(100, "steps to the peak")
+    seed: int = option(0, "seed of weights, problems and order")
 
     def __post_init__(self):
+        check_choice("task", self.task, TASK_NAMES)
         for name in ("problems", "demonstrations", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise UserError(f"lr must be > 0, got {self.lr}")
+            check_count(name, getattr(self, name))
+        for name in ("warmup", "seed"):
+            check_count(name, getattr(self, name), low=0)
+        check_positive("lr", self.lr)
 
 
 # The shipped bases. The rule base is untied, as the large Qwens are, so that noise can act on the unembedding alone.
@@ -84,35 +81,80 @@ def demonstrations(
     return ids, mask
 
 
-def pretrain(
-    task: Task, config: PretrainConfig, exclude: list | None = None
-) -> Iterator[tuple[dict[str, float], nn.Module, PreTrainedTokenizerFast]]:
-    """Train a base model from its seed; yields (record, model, tokenizer) after every step.
+class Pretraining:
+    """Trains a base model from its seed; can be stopped at any step and goes on bit for bit.
 
     Args:
         task: what to demonstrate, at the difficulty of the config.
         exclude: problems never to demonstrate (the evaluation split).
+        run: where records and checkpoints go; None keeps nothing.
 
-    Yields:
-        A record {"step", "loss" (nats per token), "lr", "seconds"}, and the model, in place.
+    Attributes: ``model`` (trained in place), ``tokenizer``, ``step_number``.
     """
-    tokenizer = build_tokenizer(task.words)
-    model = build_model(config.model, tokenizer, config.seed)
-    ids, mask = demonstrations(task, tokenizer, config, exclude or [])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    generator = torch.Generator().manual_seed(config.seed)
-    for step in range(1, config.steps + 1):
+
+    def __init__(
+        self, task: Task, config: PretrainConfig, exclude: list | None = None, run: Run | None = None
+    ):
+        self.config, self.run, self.step_number = config, run, 0
+        self.tokenizer = build_tokenizer(task.words)
+        self.model = build_model(config.model, self.tokenizer, config.seed)
+        self.ids, self.mask = demonstrations(task, self.tokenizer, config, exclude or [])
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    def train(self) -> Iterator[dict[str, Any]]:
+        """Take the steps that are left; yields {"step", "loss" (nats a token), "lr", "seconds"}."""
+        while self.step_number < self.config.steps:
+            record = self.step()
+            if self.run:
+                self.run.log(record)
+            yield record
+
+    def step(self) -> dict[str, Any]:
+        """One optimiser step; returns its record."""
         started = time.perf_counter()
-        for settings in optimizer.param_groups:
-            settings["lr"] = config.lr * _schedule(step, config)
-        rows = torch.randint(len(ids), (config.batch,), generator=generator)
-        loss = _loss(model, ids[rows], mask[rows])
+        self.step_number += 1
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = self.config.lr * _schedule(self.step_number, self.config)
+        rows = self._rows()
+        loss = _loss(self.model, self.ids[rows], self.mask[rows])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        record = {"step": step, "loss": loss.item(), "lr": settings["lr"], "seconds": time.perf_counter() - started}
-        yield record, model, tokenizer
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {
+            "step": self.step_number, "loss": loss.item(), "lr": settings["lr"],
+            "seconds": time.perf_counter() - started,
+        }  # fmt: skip
+
+    def _rows(self) -> Tensor:
+        return torch.randint(len(self.ids), (self.config.batch,), generator=self.generator)
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that the next step depends on."""
+        optimizer, state = pack_optimizer(self.optimizer, self.model)
+        tensors = {"model": self.model.state_dict(), "optimizer": optimizer}
+        self.run.save_checkpoint(self.step_number, tensors, {"optimizer": state})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, bit for bit."""
+        self.model.load_state_dict(checkpoint.tensors["model"])
+        tensors, state = checkpoint.tensors["optimizer"], checkpoint.state["optimizer"]
+        unpack_optimizer(self.optimizer, self.model, tensors, state)
+        while self.step_number < checkpoint.step:  # the random stream, to where it stood
+            self._rows()
+            self.step_number += 1
+
+
+def pretrain(
+    task: Task, config: PretrainConfig, exclude: list | None = None
+) -> Iterator[tuple[dict[str, float], nn.Module, PreTrainedTokenizerFast]]:
+    """:class:`Pretraining` from beginning to end: yields (record, model, tokenizer) per step."""
+    training = Pretraining(task, config, exclude)
+    for record in training.train():
+        yield record, training.model, training.tokenizer
 
 
 def _schedule(step: int, config: PretrainConfig) -> float:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.settings import check_choice, check_count, option
 
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
 ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
@@ -35,23 +36,26 @@ class TinyConfig:
     brings and use Qwen's own byte-level one, which splits numbers into digits.
     """
 
-    architecture: str = "qwen3"
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 4
-    ff: int = 256
-    tied: bool = True
-    positions: int = 64
+    architecture: str = option("qwen3", "which Qwen", tuple(ARCHITECTURES))
+    hidden: int = option(64, "width of the residual stream")
+    layers: int = option(2, "decoder layers")
+    heads: int = option(4, "attention heads; hidden / heads must be even")
+    kv_heads: int = option(4, "heads of keys and values")
+    ff: int = option(256, "width inside the MLPs")
+    tied: bool = option(True, "one tensor for embedding and unembedding")
+    positions: int = option(64, "longest sequence")
 
     def __post_init__(self):
-        if self.architecture not in ARCHITECTURES:
-            raise UserError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        check_choice("architecture", self.architecture, ARCHITECTURES)
+        for name in ("hidden", "layers", "heads", "kv_heads", "ff", "positions"):
+            check_count(name, getattr(self, name))
         if self.hidden % self.heads or self.heads % self.kv_heads:
             raise UserError(
                 "hidden must be a multiple of heads and heads of kv_heads, "
                 f"got {self.hidden}, {self.heads} and {self.kv_heads}"
             )
+        if self.hidden // self.heads % 2:
+            raise UserError(f"hidden / heads must be even, got {self.hidden} / {self.heads}")
 
 
 def build_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> nn.Module:

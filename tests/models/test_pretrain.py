@@ -5,8 +5,18 @@ import pytest
 import torch
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.models.pretrain import BASES, PretrainConfig, _loss, _schedule, demonstrations, pretrain
+from psn_tutorial.models.pretrain import (
+    BASES,
+    PretrainConfig,
+    Pretraining,
+    _loss,
+    _schedule,
+    demonstrations,
+    pretrain,
+)
 from psn_tutorial.models.tiny import TinyConfig, build_tokenizer
+from psn_tutorial.runs import Run
+from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task
 
 TINY = TinyConfig(hidden=16, ff=32, heads=2, kv_heads=2)
@@ -65,6 +75,26 @@ def test_the_same_seed_gives_the_same_base():
         *_, (_, model, _) = pretrain(get_task("chain"), replace(SMALL, seed=seed, steps=4))
         final.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(final[0], final[1]) and not torch.equal(final[0], final[2])
+
+
+def test_a_resumed_pretraining_is_bitwise_the_uninterrupted_one(tmp_path):
+    config, task = replace(SMALL, steps=7), get_task("chain")
+    whole = Pretraining(task, config)
+    records = list(whole.train())
+    first = Pretraining(task, config, run=Run.create(tmp_path / "run", to_mapping(config)))
+    for record in first.train():
+        if record["step"] == 3:
+            first.save()
+        if record["step"] == 5:
+            break
+    run = Run.open(tmp_path / "run")
+    second = Pretraining(task, config, run=run)
+    second.restore(run.resume())
+    rest = list(second.train())
+    assert [r["step"] for r in rest] == [4, 5, 6, 7] == [r["step"] for r in run.steps()][3:]
+    assert [r["loss"] for r in run.steps()] == [r["loss"] for r in records]
+    ours, theirs = second.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():

@@ -100,7 +100,11 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(folder, tmp_path):
 def test_impossible_sizes_are_refused():
     with pytest.raises(UserError, match="hidden must be a multiple of heads"):
         TinyConfig(hidden=10, heads=4)
-    with pytest.raises(UserError, match="architecture must be one of qwen2, qwen3, got 'gpt2'"):
+    with pytest.raises(UserError, match="hidden / heads must be even, got 6 / 2"):
+        TinyConfig(hidden=6, heads=2, kv_heads=2)
+    with pytest.raises(UserError, match="heads must be a whole number >= 1, got 0"):
+        TinyConfig(heads=0)
+    with pytest.raises(UserError, match="architecture must be one of 'qwen2', 'qwen3', got 'gpt2'"):
         TinyConfig("gpt2")
 
 
