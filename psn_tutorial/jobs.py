@@ -7,7 +7,6 @@ for bit.
 
 import hashlib
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,19 +17,18 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from psn_tutorial.bases import base_folder, save_policy
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult
-from psn_tutorial.files import in_words, new_folder
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.tiny import load
+from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord, settings_of
 from psn_tutorial.runs import Run
 from psn_tutorial.settings import shown, to_mapping
-from psn_tutorial.tasks import Task, get_task, load_split
-from psn_tutorial.tasks.base import read_problems
-from psn_tutorial.tasks.splits import DATA, SPLITS
+from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.trainer import Trainer
 
 
@@ -218,16 +216,10 @@ def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False) -> 
 
 
 def export(job: Job) -> Path:
-    """Write the clean policy as an ordinary checkpoint folder, <run>/policy."""
+    """Write the clean policy as an ordinary checkpoint folder, <run>/policy, unless it is there."""
     folder = job.run.path / "policy"
-    with (
-        in_words(folder, "the checkpoints of the run are kept"),
-        new_folder(folder.with_name(".policy.new")) as new,
-    ):
-        job.model.save_pretrained(new)
-        job.tokenizer.save_pretrained(new)
-        if not folder.exists():
-            os.rename(new, folder)
+    if not folder.exists():
+        save_policy(job.model, job.tokenizer, folder)
     return folder
 
 
@@ -239,49 +231,6 @@ def figures(record: dict[str, Any]) -> str:
     words.append(f"ESS {record['ess']:.2f}")
     words.append(f"{record['tokens'] / record['seconds'] / 1000:.1f}k tokens/s")
     return ", ".join(words)
-
-
-def training_problems(task: Task, config: RunConfig) -> list[Any]:
-    """The problems of ``train_file``, else the shipped ones; at another difficulty, made alike."""
-    if config.train_file:
-        return read_problems(config.train_file, task)
-    if not config.difficulty:
-        return load_split(config.task, "train")
-    return _generated(task, config.task, "train", exclude=_generated(task, config.task, "eval"))
-
-
-def held_out_problems(task: Task, config: MeasureConfig) -> list[Any]:
-    """The problems to evaluate on: ``eval_file``, else as ``training_problems``."""
-    if config.eval_file:
-        problems = read_problems(config.eval_file, task)
-    elif not config.difficulty:
-        problems = load_split(config.task, "eval")
-    else:
-        problems = _generated(task, config.task, "eval")
-    # A problem counts once; without digits or numbers a task has but a single one.
-    problems = list({task.prompt(problem): problem for problem in problems}.values())
-    if config.eval_problems and config.eval_problems > len(problems):
-        raise UserError(
-            f"eval_problems must be <= {len(problems)}, the problems there are, "
-            f"got {config.eval_problems}"
-        )
-    return problems[: config.eval_problems]
-
-
-def _generated(task: Task, name: str, split: str, exclude: Sequence[Any] = ()) -> list[Any]:
-    arguments = SPLITS.get(name, {}).get(split, {"seed": 0, "count": 1})
-    return task.generate(**arguments, exclude=exclude)
-
-
-def base_folder(task_name: str) -> Path:
-    """The shipped base policy of a task. Raises UserError when it is not there."""
-    folder = DATA / "bases" / task_name
-    if not folder.is_dir():
-        raise UserError(
-            f"the shipped base policy of {task_name} is not beside the package; make one with "
-            f"`psn-tutorial pretrain --task {task_name} --out my-base` and give it as --base"
-        )
-    return folder
 
 
 def load_policy(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast, int]:
