@@ -56,7 +56,7 @@ class PretrainConfig:
 BASES = {
     "countdown": PretrainConfig("countdown", problems=7000, demonstrations=7000, steps=1500),
     "rules": PretrainConfig(
-        "rules", model=TinyConfig(tied=False), problems=50_000, demonstrations=50_000, steps=1500
+        "rules", model=TinyConfig(tied=False), problems=50_000, demonstrations=50_000, steps=2500
     ),
     "chain": PretrainConfig(
         "chain", model=TinyConfig(hidden=32, ff=128, tied=False), problems=1, demonstrations=50_000, steps=300
