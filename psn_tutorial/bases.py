@@ -8,13 +8,13 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from psn_tutorial.config import MeasureConfig
+from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.files import in_words, new_folder
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import PretrainConfig, Pretraining
-from psn_tutorial.problems import held_out_problems
+from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord
 from psn_tutorial.runs import Run
 from psn_tutorial.settings import from_mapping, to_mapping
@@ -43,7 +43,10 @@ class BaseJob:
         self.task = get_task(config.task, **config.difficulty)
         self.measure = MeasureConfig(config.task, config.difficulty)
         self.held_out = held_out_problems(self.task, self.measure)
-        self.training = Pretraining(self.task, config, self.held_out)
+        # Nor what reinforcement learning will train on: a base that knows its answers by heart has
+        # nothing to learn there.
+        later = training_problems(self.task, RunConfig(task=config.task, difficulty=config.difficulty))
+        self.training = Pretraining(self.task, config, [*later, *self.held_out])
 
     @classmethod
     def start(

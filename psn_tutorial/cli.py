@@ -152,8 +152,8 @@ def pretrain(words: list[str]) -> int:
   use it
       {NAME} train --task rules --base my-base
 
-The defaults are those of the shipped base of the task. The problems that policies are evaluated on
-are never demonstrated.""",
+The defaults are those of the shipped base of the task. The problems that policies are trained and
+evaluated on are never demonstrated.""",
     )
     parser.add_argument("--out", metavar="FOLDER", help="new checkpoint folder [default: bases/<task>]")
     parser.add_argument("--record", metavar="FOLDER", help="its run record [default: runs/base-<task>]")

@@ -90,7 +90,7 @@ class Pretraining:
 
     Args:
         task: what to demonstrate, at the difficulty of the config.
-        exclude: problems never to demonstrate (the evaluation split).
+        exclude: problems never to demonstrate (what policies are trained and evaluated on).
         run: where records and checkpoints go; None keeps nothing.
 
     Attributes: ``model`` (trained in place), ``tokenizer``, ``step_number``.
