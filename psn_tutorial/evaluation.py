@@ -299,7 +299,7 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of metric(a) - metric(b) on the same problems.
+    """Interval of metric(a) - metric(b) on the same problems, cut to [-1, 1], where it must lie.
 
     - One evaluation each: paired bootstrap over problems.
     - As many seeds in a as in b: t interval of the differences, seeds paired by position.
@@ -319,8 +319,10 @@ def compare(
         return paired_difference(a[0], b[0], level, resamples, seed)
     means_a, means_b = (np.array([np.mean(list(s.values())) for s in side]) for side in (a, b))
     if len(a) == len(b) or 1 in (len(a), len(b)):
-        return seed_interval(means_a - means_b, level)
-    return welch_interval(means_a, means_b, level)
+        wide = seed_interval(means_a - means_b, level)
+    else:
+        wide = welch_interval(means_a, means_b, level)
+    return dataclasses.replace(wide, low=max(wide.low, -1.0), high=min(wide.high, 1.0))
 
 
 def _parse(metric: str) -> tuple[str, int | None]:

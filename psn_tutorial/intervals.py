@@ -72,7 +72,7 @@ class Interval:
 
 def short(number: float, spec: str) -> str:
     """``format`` without the zero before the point, and without a negative zero: -.021, .000."""
-    text = format(number, spec)
+    text = "0" if number == 0 and spec.endswith("e") else format(number, spec)
     if text.strip("-0.%") == "":
         text = text.lstrip("-")
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text

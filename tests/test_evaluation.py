@@ -430,6 +430,16 @@ def test_compare_several_seeds():
     assert uneven.unit == "seeds"
 
 
+def test_a_difference_stays_where_it_can_be():
+    def certain(exact):
+        return [ProblemResult("p", 0, 0, exact=exact), ProblemResult("q", 0, 0, exact=exact)]
+
+    low, high = [certain(0.0)] * 3, [certain(x) for x in (0.8, 1.0, 1.0)]
+    up, down = compare(high, low, "success"), compare(low, high, "success")
+    assert up.high == 1.0 and 0.6 < up.low < up.value and down.low == -1.0
+    assert compare(high[:2], low, "success").high == 1.0  # Welch
+
+
 def test_compare_refuses_different_problems_in_any_seed():
     rng = np.random.default_rng(12)
     a = evaluation(rng, [0.5, 0.5], names=["x", "y"])

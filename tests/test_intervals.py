@@ -188,3 +188,7 @@ def test_mappings_are_matched_by_problem():
 def test_wrong_input_gets_a_sentence(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+def test_small_figures_keep_their_zero_short():
+    assert str(Interval(3.7e-5, 0.0, 1.2e-4)) == "3.7e-05 [0, 1.2e-04]"
