@@ -1,8 +1,10 @@
 """The results of a comparison as tables and sentences; nothing here knows how they are shown."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from psn_tutorial.compare import Results
 from psn_tutorial.evaluation import Evaluation, Summary, compare, summarise
@@ -26,6 +28,13 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
 
+    def narrow(self) -> "Table":
+        """The same, turned over where it has more columns than rows: screens are narrow."""
+        if len(self.columns) <= len(self.rows) + 1:
+            return self
+        grid = list(zip(self.columns, *self.rows, strict=True))
+        return Table(self.title, grid[0], tuple(grid[1:]), self.note)
+
 
 def tables(results: Results) -> list[Table]:
     """What an experiment came to: the end of training, the differences, what training met."""
@@ -40,11 +49,11 @@ def tables(results: Results) -> list[Table]:
 
 def print_results(results: Results) -> None:
     """Print what an experiment came to."""
-    print(f"\n{results.name}: {results.experiment.question}\n")
+    print("\n" + textwrap.fill(f"{results.name}: {results.experiment.question}", 96) + "\n")
     for table in tables(results):
         print_table(table)
-    for sentence in sentences(results):
-        print(f"- {sentence}")
+    for finding in findings(results):
+        print(textwrap.fill(f"- {finding}", 96, subsequent_indent="  "))
 
 
 def print_table(table: Table) -> None:
@@ -53,14 +62,17 @@ def print_table(table: Table) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    grid = Grid(title=table.title, caption=table.note, box=box.SIMPLE_HEAD)
-    grid.title_justify = grid.caption_justify = "left"
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, column in enumerate(table.columns):
-        grid.add_column(column, justify="right" if i else "left", no_wrap=i > 0)
+        grid.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in table.rows:
         grid.add_row(*row)
     needed = Console(width=1000).measure(grid).maximum
-    Console(highlight=False, width=max(Console().width, needed)).print(grid)
+    console = Console(highlight=False, width=max(Console().width, needed))
+    console.print(table.title, style="bold", markup=False)
+    console.print(grid)
+    console.print(table.note, style="dim", markup=False)
+    console.print()
 
 
 def summary_table(title: str, summary: Summary) -> Table:
@@ -89,10 +101,9 @@ def _final(results: Results) -> Table:
         metric = results.metrics[0]
         each = ["; ".join(_seeds(results, arm, metric)) for arm in results.runs]
         rows.append((f"{WORDS.get(metric, metric)}, each seed", "", *each))
-    return Table(
-        "The clean policy after the last step", ("", *map(results.label, results.summaries)),
-        tuple(rows), _how(results.summaries),
-    )  # fmt: skip
+    columns = ("", *map(results.label, results.summaries))
+    title = "The clean policy after the last step"
+    return Table(title, columns, tuple(rows), _how(results.summaries)).narrow()
 
 
 def _seeds(results: Results, arm: str, metric: str) -> list[str]:
@@ -122,7 +133,7 @@ def _differences(results: Results, other: str, title: str) -> Table:
         (WORDS.get(m, m), *(f"{d[m].brackets()} {mark(d[m])}" for d in differences.values()))
         for m in results.metrics
     )
-    return Table(title, ("", *map(results.label, arms)), rows, MARKS)
+    return Table(title, ("", *map(results.label, arms)), rows, MARKS).narrow()
 
 
 def mark(difference: Interval) -> str:
@@ -161,8 +172,18 @@ def _training(results: Results) -> Table:
     return Table("What training met", ("", *map(results.label, results.runs)), rows, note)
 
 
-def sentences(results: Results) -> list[str]:
-    """What the experiment shows, one sentence per arm and question, each with its interval."""
+class Finding(NamedTuple):
+    """What one comparison came to, with its interval, and what that shows."""
+
+    text: str
+    verdict: str
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.verdict}."
+
+
+def findings(results: Results) -> list[Finding]:
+    """What the experiment shows, one finding per arm and question, each with its interval."""
     experiment = results.experiment
     reference = results.label(experiment.reference)
     said = []
@@ -171,11 +192,11 @@ def sentences(results: Results) -> list[str]:
         for metric in experiment.frontier or experiment.metrics[:1]:
             values = (results.summaries[a][metric] for a in (arm, experiment.reference))
             own, others = (short(v.value, _digits(v.value)) for v in values)
-            said.append(
+            text = (
                 f"{label} against {reference} at equal steps, {WORDS.get(metric, metric)}: "
-                f"{own} against {others}, difference {differences[metric]}: "
-                f"{verdict(differences[metric])}."
+                f"{own} against {others}, difference {differences[metric]}"
             )
+            said.append(Finding(text, verdict(differences[metric])))
         if experiment.frontier:
             said.append(_at_equal(label, reference, results.frontier(arm)))
     return said
@@ -185,17 +206,18 @@ def _digits(value: float) -> str:
     return ".3f" if abs(value) >= 0.0005 or value == 0 else ".1e"
 
 
-def _at_equal(label: str, reference: str, gap: FrontierGap) -> str:
+def _at_equal(label: str, reference: str, gap: FrontierGap) -> Finding:
     opening = f"{label} against {reference} at equal {gap.x_metric}"
     if gap.difference is None:
         low, high = short(gap.path_low, ".3f"), short(gap.path_high, ".3f")
-        return (
-            f"{opening}: no comparison, for its {gap.x_metric} of {short(gap.x, '.3f')} lies "
-            f"outside the {low} to {high} that {reference} passed, and nothing is extrapolated."
+        why = (
+            f"{opening}: its {gap.x_metric} of {short(gap.x, '.3f')} lies outside the {low} to "
+            f"{high} that {reference} passed, and nothing is extrapolated"
         )
+        return Finding(why, "no comparison")
     what = "seeds" if gap.difference.unit == "seeds" else "resamples"
-    partly = f" (from the {gap.inside:.0%} of {what} that overlap)" * (gap.inside < 1)
-    return (
-        f"{opening} ({short(gap.x, '.3f')}): {gap.y_metric} differs by {gap.difference}{partly}: "
-        f"{verdict(gap.difference)}."
+    partly = f", from the {gap.inside:.0%} of {what} that overlap" * (gap.inside < 1)
+    text = (
+        f"{opening} ({short(gap.x, '.3f')}), {gap.y_metric}: difference {gap.difference}{partly}"
     )
+    return Finding(text, verdict(gap.difference))
