@@ -114,6 +114,8 @@ class RunRecord:
 
 def settings_of(folder: Path, config: Mapping[str, Any]) -> RunConfig:
     """A training run's settings from what its config.json holds."""
+    if "steps" not in config or "group" not in config:
+        raise UserError(f"{folder} is no training run")
     fields = {name: value for name, value in config.items() if name != "base_sha256"}
     return from_mapping(RunConfig, fields, str(folder / "config.json"))
 

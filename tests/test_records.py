@@ -146,6 +146,10 @@ def test_without_evaluations_the_steps_are_enough(tmp_path):
 
 
 def test_another_kind_of_run_is_no_training_run(tmp_path):
-    run = Run.create(tmp_path / "run", {"stepps": 3})
-    with pytest.raises(UserError, match="config.json: unknown field 'stepps'"):
-        _ = RunRecord.read(run.path).settings
+    for name, config, sentence in (
+        ("eval", {"task": "rules", "policy_sha256": "abc"}, "eval is no training run$"),
+        ("new", {"steps": 3, "group": 4, "stepps": 3}, "config.json: unknown field 'stepps'"),
+    ):
+        run = Run.create(tmp_path / name, config)
+        with pytest.raises(UserError, match=sentence):
+            _ = RunRecord.read(run.path).settings

@@ -1,0 +1,384 @@
+"""The six commands. Each builds its parser, does the work and prints what came of it.
+
+A command takes its words and returns the exit code. Heavy imports wait inside.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.flags import NAME, Parser, add_grouped_flags, only, whole_number
+from psn_tutorial.settings import add_flags, from_flags
+
+# --- pretrain -------------------------------------------------------------------------------------
+
+
+def pretrain(words: list[str]) -> int:
+    """Make a base policy."""
+    from psn_tutorial.models.pretrain import BASES, PretrainConfig
+
+    parser = Parser(
+        f"{NAME} pretrain",
+        "Make a tiny base policy: supervised training on a task's demonstrations, from a seed.",
+        f"""examples:
+  the shipped base of the rule task, again (minutes)
+      {NAME} pretrain --task rules --out my-base
+  one that is half as wide, for a task with three rules
+      {NAME} pretrain --task rules --difficulty rules=3 --model-hidden 32 --out small-base
+  use it
+      {NAME} train --task rules --base my-base
+
+The defaults are those of the shipped base of the task. The problems that policies are trained and
+evaluated on are never demonstrated.""",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="new checkpoint folder [default: bases/<task>]")
+    parser.add_argument("--record", metavar="FOLDER", help="its run record [default: runs/base-<task>]")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with this run record, as it was set")
+    add_flags(parser, PretrainConfig)
+    args = parser.parse_args(words)
+    if args.resume:
+        only(args, "resume", "out")
+    else:
+        task = getattr(args, "task", "countdown")
+        config = from_flags(PretrainConfig, args, BASES.get(task))
+    _quiet_libraries()
+    from psn_tutorial.bases import BaseJob, require_new
+    from psn_tutorial.interrupt import Stop
+
+    record = Path(args.resume or args.record or f"runs/base-{config.task}")
+    out = Path(args.out or f"bases/{config.task if not args.resume else record.name}")
+    require_new(out)
+    if args.resume:
+        job = BaseJob.resume(record)
+    else:
+        job = BaseJob.start(record, config, [NAME, "pretrain", *words])
+    with _resumable(_command("pretrain", "--resume", record, "--out", out)), Stop() as stop:
+        made = job.make(out, stop, sys.stderr.isatty())
+    _print_summary(made.last, f"{out} on {made.task}")
+    print(f"policy: {out}    record: {record}")
+    return 0
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+TRAIN_GROUPS = {
+    "the task": ("task", "difficulty", "base", "train_file", "seed"),
+    "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch"),
+    "exploration: parameter-space or action-space noise": (
+        "sigma", "targets", "relative", "draws", "spread", "antithetic", "sampling_temperature",
+    ),
+    "how sigma moves": (
+        "schedule", "sigma_end", "sigma_steps", "sigma_shape", "kl_target", "kl_tolerance",
+        "kl_factor", "sigma_low", "sigma_high",
+    ),
+    "importance correction": ("correction", "correction_mode", "cap", "mixture"),
+    "GRPO": (
+        "advantage", "pass_k", "aggregation", "clip_low", "clip_high", "kl_coef", "entropy_coef",
+        "lr", "grad_clip",
+    ),
+    "evaluation and checkpoints": (
+        "evaluate", "eval_every", "eval_file", "eval_problems", "samples", "save_every",
+    ),
+}  # fmt: skip
+
+
+def train(words: list[str]) -> int:
+    """Train one policy and evaluate it."""
+    from psn_tutorial.config import RunConfig
+
+    parser = Parser(
+        f"{NAME} train",
+        "Train a policy with GRPO, or with PSN-GRPO where --sigma is above 0, into a run folder.",
+        f"""examples:
+  plain GRPO on Countdown, the shipped base, everything by default
+      {NAME} train --out runs/grpo
+  PSN-GRPO as in the demo, with half of its noise
+      {NAME} train --preset demo --task rules --arm psn --sigma 0.4 --out runs/psn
+  the released code's setting: one absolute draw on all weights per step, KL target
+      {NAME} train --sigma 0.004 --targets all --schedule kl_target --out runs/released
+  go on after Ctrl-C, or after the machine went down
+      {NAME} train --resume runs/psn
+
+Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops at once.""",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="new run folder [default: by its settings]")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with this run, as it was set")
+    parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo or full ...")
+    parser.add_argument("--arm", metavar="NAME", help="... of this arm: grpo, hot or psn")
+    add_grouped_flags(parser, RunConfig, TRAIN_GROUPS)
+    args = parser.parse_args(words)
+
+    if args.resume:
+        only(args, "resume")
+    else:
+        config = from_flags(RunConfig, args, _preset_settings(args))
+        folder = Path(args.out or _folder_name(config))
+    _quiet_libraries()
+    from psn_tutorial.interrupt import Stop
+    from psn_tutorial.jobs import Job, export, follow
+
+    if args.resume:
+        folder = Path(args.resume)
+        job = Job.resume(folder)
+    else:
+        job = Job.start(folder, config, [NAME, "train", *words])
+    with _resumable(_command("train", "--resume", folder)), Stop() as stop:
+        follow(job, stop, str(folder), sys.stderr.isatty(), lines=True)
+        policy = export(job)
+    if job.config.evaluate:
+        _print_summary(job.record.last, f"{folder}, step {job.config.steps}")
+    print(f"run: {folder}    policy: {policy}")
+    return 0
+
+
+def _preset_settings(args: argparse.Namespace) -> Any:
+    """The arm of a preset that flags are laid over; None without --preset."""
+    if args.preset is None and args.arm is None:
+        return None
+    from psn_tutorial.presets import preset
+
+    experiments = preset(args.preset or "demo").values()
+    tasks = {experiment.task: experiment for experiment in experiments}
+    task = getattr(args, "task", None)
+    if task not in tasks:
+        raise UserError(f"--preset needs --task, one of {', '.join(tasks)}, got {task}")
+    arms = tasks[task].arms
+    arm = args.arm or "psn"
+    if arm not in arms:
+        raise UserError(f"arm must be one of {', '.join(arms)}, got {arm!r}{suggest(arm, arms)}")
+    return tasks[task].config(arm, seed=0)
+
+
+def _folder_name(config: Any) -> str:
+    kind = f"psn{config.sigma:g}" if config.sigma else "grpo"
+    if config.sampling_temperature not in (None, config.temperature):
+        kind += f"-hot{config.sampling_temperature:g}"
+    return f"runs/{config.task}-{kind}-seed{config.seed}"
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+
+def evaluate(words: list[str]) -> int:
+    """Sample answers from a policy and tell pass@k and coverage."""
+    from psn_tutorial.config import MeasureConfig
+
+    parser = Parser(
+        f"{NAME} evaluate",
+        "Evaluate a clean policy: pass@k, coverage of solutions, exact success where it exists.",
+        f"""examples:
+  the shipped base of Countdown
+      {NAME} evaluate --task countdown
+  the newest checkpoint of a run, on its own task, and compared with the base
+      {NAME} evaluate runs/psn --against runs/eval-base-countdown
+  100 samples of your own problems
+      {NAME} evaluate runs/psn --eval-file my-problems.jsonl --samples 100""",
+        "[POLICY] ",
+    )
+    parser.add_argument(
+        "policy", nargs="?", metavar="POLICY",
+        help="checkpoint folder or run folder [default: the shipped base of the task]",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FOLDER", help="record of the evaluation [default: runs/eval-...]")
+    parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
+    add_flags(parser, MeasureConfig)
+    args = parser.parse_args(words)
+    own = _own_measure(args.policy)
+    config = from_flags(MeasureConfig, args, own)
+    other = _read_evaluation(args.against) if args.against else None
+    _quiet_libraries()
+    from psn_tutorial.bases import base_folder
+    from psn_tutorial.jobs import evaluate_policy
+
+    policy = args.policy or base_folder(config.task)
+    out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{config.task}")
+    command = [NAME, "evaluate", *words]
+    record = evaluate_policy(out, policy, config, command, sys.stderr.isatty())
+    _print_summary(record.last, f"{policy} on {config.task}")
+    if other is not None:
+        _print_differences(record.last, other, f"minus {args.against}")
+    print(f"record: {out}")
+    return 0
+
+
+def _short_name(policy: str | None) -> str:
+    """runs/demo/rules/psn/seed-0 -> demo-rules-psn-seed-0."""
+    parts = [part for part in Path(policy or "base").parts if part not in ("/", "..", "runs")]
+    return "-".join(parts[-4:])
+
+
+def _own_measure(policy: str | None) -> Any:
+    """How a run evaluates itself: the starting point of --task and the like."""
+    if policy is None or not (Path(policy) / "provenance.json").is_file():
+        return None
+    from psn_tutorial.records import RunRecord
+
+    return RunRecord.read(policy).settings.measure()
+
+
+def _read_evaluation(folder: str) -> Any:
+    from psn_tutorial.records import RunRecord
+
+    record = RunRecord.read(folder)
+    if record.evaluations is None:
+        raise UserError(f"{folder} holds no evaluation")
+    return record.evaluations.last
+
+
+# --- compare, report, doctor ----------------------------------------------------------------------
+
+
+def compare(words: list[str]) -> int:
+    """Train all arms of a preset and write the report."""
+    from psn_tutorial import presets
+
+    parser = Parser(
+        f"{NAME} compare",
+        "Train every arm of an experiment from the same base, evaluate, compare, and report.",
+        f"""presets:
+  quick   seconds: does everything work here?
+  demo    minutes: GRPO, hotter sampling and PSN-GRPO on both tasks
+  full    the same with more seeds
+
+examples:
+  the comparison of `make demo`
+      {NAME} compare --preset demo --out runs/demo
+  only the task where weight noise helps, two seeds
+      {NAME} compare --preset demo --experiment rules --seeds 0 1 --out runs/rules
+  your own arms: edit the file that a comparison leaves, and give it back
+      {NAME} compare --file my-comparison.json --out runs/mine
+
+Run it again and it goes on where it stopped; finished runs are kept.""",
+    )
+    parser.add_argument("--preset", metavar="NAME", help="quick, demo or full [default: demo]")
+    parser.add_argument("--file", metavar="FILE", help="experiments of your own, as comparison.json")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with this comparison, as it was set")
+    parser.add_argument("--out", metavar="FOLDER", help="where to [default: runs/<preset>]")
+    parser.add_argument("--experiment", metavar="NAME", nargs="+", help="only these [default: all]")
+    parser.add_argument("--arms", metavar="NAME", nargs="+", help="only these [default: all]")
+    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=whole_number, help="instead of the preset's")
+    parser.add_argument("--base", metavar="FOLDER", help="start from this policy; with one experiment")
+    args = parser.parse_args(words)
+    if args.resume:
+        only(args, "resume")
+        out, file = Path(args.resume), Path(args.resume) / "comparison.json"
+        if not file.is_file():
+            raise UserError(f"{out} holds no comparison: it has no comparison.json")
+    else:
+        file = Path(args.file) if args.file else None
+        out = Path(args.out or f"runs/{file.stem if file else args.preset or 'demo'}")
+    if file and args.preset:
+        raise UserError("--preset and --file cannot both say what to compare")
+    from psn_tutorial.runs import read_json
+
+    experiments = (
+        presets.experiments_from_json(read_json(file), str(file))
+        if file
+        else presets.preset(args.preset or "demo")
+    )
+    experiments = presets.narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
+    _quiet_libraries()
+    from psn_tutorial.compare import run_comparison
+
+    with _resumable(_command("compare", "--resume", out)):
+        run_comparison(experiments, out, None, [NAME, "compare", *words])
+    return _show(out)
+
+
+def report(words: list[str]) -> int:
+    """Write the page of a finished comparison again."""
+    parser = Parser(
+        f"{NAME} report",
+        "Write report.html, summary.json and the pictures of a comparison from its records.",
+        f"""example:
+  {NAME} report runs/demo""",
+        "FOLDER ",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what `compare` wrote")
+    return _show(Path(parser.parse_args(words).folder))
+
+
+def _show(folder: Path) -> int:
+    """Print the tables of a comparison, write its report, and say where everything is."""
+    from psn_tutorial.compare import read_comparison
+    from psn_tutorial.report import write_report
+    from psn_tutorial.tables import print_results
+
+    comparison = read_comparison(folder)
+    for results in comparison.results.values():
+        print_results(results)
+    page = write_report(comparison)
+    print(f"report: {page}    figures: {folder / 'summary.json'}    pictures: {folder / 'pictures'}")
+    return 0
+
+
+def doctor(words: list[str]) -> int:
+    """Tell what this machine can run."""
+    parser = Parser(
+        f"{NAME} doctor",
+        "Say what this machine can run, and what to do next. Changes nothing.",
+        f"""example:
+  {NAME} doctor --offline""",
+    )
+    parser.add_argument("--offline", action="store_true", help="do not ask whether the hub answers")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    args = parser.parse_args(words)
+    from psn_tutorial.doctor import examine, show
+
+    return show(examine(online=not args.offline), as_json=args.json)
+
+
+# --- shared --------------------------------------------------------------------------------------
+
+
+def _quiet_libraries() -> None:
+    """No loading bars and notes from transformers."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def _resumable(command: str) -> Iterator[None]:
+    """Say how to go on, whether the work was stopped in order or at once."""
+    from psn_tutorial.interrupt import Interrupted
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        how = "stopped and saved" if isinstance(stop, Interrupted) else "stopped at once"
+        print(f"{NAME}: {how}; go on with: {command}", file=sys.stderr)
+        raise SystemExit(128 + getattr(stop, "number", 2)) from None
+
+
+def _command(*words: str | Path) -> str:
+    return shlex.join([NAME, *map(str, words)])
+
+
+def _print_summary(results: Any, title: str) -> None:
+    from psn_tutorial.evaluation import summarise
+    from psn_tutorial.tables import print_table, summary_table
+
+    print_table(summary_table(title, summarise([results])))
+
+
+def _print_differences(results: Any, other: Any, title: str) -> None:
+    from psn_tutorial.tables import difference_table, print_table
+
+    print_table(difference_table(title, results, other))
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "pretrain": ("make a base policy from its seed", pretrain),
+    "train": ("train a policy with GRPO or PSN-GRPO", train),
+    "evaluate": ("pass@k, coverage and exact success of a policy", evaluate),
+    "compare": ("train all arms of an experiment, compare, report", compare),
+    "report": ("write the page of a comparison again", report),
+    "doctor": ("what this machine can run, and what to do next", doctor),
+}
