@@ -1,0 +1,39 @@
+"""The results in README.md, written from the record in data/runs/full; a test holds the two together.
+
+``python -m psn_tutorial.readme`` writes them anew.
+"""
+
+from pathlib import Path
+
+from psn_tutorial.compare import read_comparison
+from psn_tutorial.tables import Table, findings, tables
+from psn_tutorial.tasks.splits import DATA
+
+README = DATA.parent / "README.md"
+RECORD = DATA / "runs" / "full"
+BEGIN, END = "these lines -->\n", "<!-- end of results -->"
+
+
+def results_in_markdown(record: Path = RECORD) -> str:
+    """The final table of every experiment, and a sentence for every comparison, each with its interval."""
+    parts = []
+    for results in read_comparison(record).results.values():
+        final = tables(results)[0]
+        parts += [f"**{results.experiment.question}**", _markdown(final), final.note + "."]
+        parts.append("\n".join(f"- {finding}" for finding in findings(results)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.columns, ("---",) + ("---:",) * (len(table.columns) - 1), *table.rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def with_results(text: str, results: str) -> str:
+    """``text`` with ``results`` between its two marks."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n" + results + "\n" + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    README.write_text(with_results(README.read_text(), results_in_markdown()))
