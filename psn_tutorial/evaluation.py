@@ -218,7 +218,7 @@ def per_problem(results: Evaluation, metric: str) -> dict[str, float]:
     Problems without any solution are left out of the coverages. Raises UserError for an unknown
     metric, one these results cannot give, and two results for one problem.
     """
-    name, k = _parse(metric)
+    name, k = parse_metric(metric)
     _check_evaluation(results)
     sampled = all(r.n > 0 for r in results)
     if name == "success" or (name == "pass" and not sampled):
@@ -325,8 +325,8 @@ def compare(
     return dataclasses.replace(wide, low=max(wide.low, -1.0), high=min(wide.high, 1.0))
 
 
-def _parse(metric: str) -> tuple[str, int | None]:
-    """Split: "pass@16" -> ("pass", 16); "coverage" -> ("coverage", None)."""
+def parse_metric(metric: str) -> tuple[str, int | None]:
+    """Split: "pass@16" -> ("pass", 16); "coverage" -> ("coverage", None). UserError for others."""
     name, at, digits = str(metric).partition("@")
     if name not in METRICS:
         raise UserError(

@@ -12,8 +12,9 @@ from typing import Any
 
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.evaluation import parse_metric
 from psn_tutorial.settings import check_choice, from_mapping, shown, to_mapping
-from psn_tutorial.tasks.base import TASK_NAMES
+from psn_tutorial.tasks.base import TASK_NAMES, get_task
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,26 @@ class Experiment:
             raise UserError(f"frontier must name two metrics or none, got {self.frontier}")
         for name in self.arms:
             for seed in self.seeds:
-                self.config(name, seed)
+                config = self.config(name, seed)
+            for metric in (*self.metrics, *self.frontier):
+                _check_metric(metric, config)
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """The settings of one run."""
         where = f"arm {arm}"
         fields = {**self.common, **self.arms[arm].changes, "task": self.task, "seed": seed}
         return from_mapping(RunConfig, fields, where)
+
+
+def _check_metric(metric: str, config: RunConfig) -> None:
+    """Raise UserError when the evaluations of a run cannot give this metric."""
+    name, k = parse_metric(metric)
+    exact = hasattr(get_task(config.task), "exact_success")
+    if name == "success" and not exact:
+        raise UserError(f"metrics: {config.task} has no exact {metric}")
+    needed = k or 1
+    if name != "success" and config.samples < needed and not (name == "pass" and not config.samples):
+        raise UserError(f"metrics: {metric} needs samples >= {needed}, got {config.samples}")
 
 
 def check_name(what: str, name: str) -> None:
