@@ -14,6 +14,7 @@ from psn_tutorial.files import in_words, new_folder
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import PretrainConfig, Pretraining
+from psn_tutorial.models.tiny import quiet
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord
 from psn_tutorial.runs import Run
@@ -112,7 +113,7 @@ def save_policy(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pa
     require_new(folder)
     with in_words(folder, "the checkpoints of the run are kept"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(folder.with_name(f".{folder.name}.new")) as new:
+        with quiet(), new_folder(folder.with_name(f".{folder.name}.new")) as new:
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
             for file in new.iterdir():

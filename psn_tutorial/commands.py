@@ -46,7 +46,6 @@ evaluated on are never demonstrated.""",
     else:
         task = getattr(args, "task", "countdown")
         config = from_flags(PretrainConfig, args, BASES.get(task))
-    _quiet_libraries()
     from psn_tutorial.bases import BaseJob, require_new
     from psn_tutorial.interrupt import Stop
 
@@ -118,7 +117,6 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     else:
         config = from_flags(RunConfig, args, _preset_settings(args))
         folder = Path(args.out or _folder_name(config))
-    _quiet_libraries()
     from psn_tutorial.interrupt import Stop
     from psn_tutorial.jobs import Job, export, follow
 
@@ -191,7 +189,6 @@ def evaluate(words: list[str]) -> int:
     own = _own_measure(args.policy)
     config = from_flags(MeasureConfig, args, own)
     other = _read_evaluation(args.against) if args.against else None
-    _quiet_libraries()
     from psn_tutorial.bases import base_folder
     from psn_tutorial.jobs import evaluate_policy
 
@@ -282,7 +279,6 @@ Run it again and it goes on where it stopped; finished runs are kept.""",
         else presets.preset(args.preset or "demo")
     )
     experiments = presets.narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
-    _quiet_libraries()
     from psn_tutorial.compare import run_comparison
 
     with _resumable(_command("compare", "--resume", out)):
@@ -334,14 +330,6 @@ def doctor(words: list[str]) -> int:
 
 
 # --- shared --------------------------------------------------------------------------------------
-
-
-def _quiet_libraries() -> None:
-    """No loading bars and notes from transformers."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 @contextmanager

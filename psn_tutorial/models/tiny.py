@@ -4,7 +4,8 @@ The model is transformers' own Qwen2 or Qwen3 class with a few small sizes, its 
 checkpoint an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils import logging
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.settings import check_choice, check_count, option
@@ -99,13 +101,28 @@ def load(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint must be a folder with a config.json as transformers saves it, got {str(folder)!r}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers, safetensors and json raise a dozen different types here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"checkpoint {str(folder)!r} cannot be loaded: {reason}") from error
     tokenizer.padding_side = "left"
     return model.eval(), tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and notes of transformers while a tiny checkpoint is read or written: it takes milliseconds."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
@@ -95,6 +96,17 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(folder, tmp_path):
     with pytest.raises(UserError, match="cannot be loaded") as error:
         load(folder)
     assert "\n" not in str(error.value)
+
+
+def test_loading_is_quiet_and_leaves_transformers_as_it_was(folder, capfd):
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    try:
+        load(folder)
+        assert capfd.readouterr() == ("", "")
+        assert logging.get_verbosity() == logging.INFO and logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity_warning()
 
 
 def test_impossible_sizes_are_refused():
