@@ -386,12 +386,13 @@ def _bounds(points: Iterable[Interval]) -> dict[str, list[float]]:
 
 
 def _holders(runs: Runs, key: str) -> list[str]:
-    """The arms of which every seed holds at least one figure of ``key``."""
-    return [
-        arm
-        for arm, seeds in runs.items()
-        if seeds and all(any(r.get(key) is not None for r in records) for records in seeds)
-    ]
+    """The arms whose seeds hold a figure of ``key`` at one step at least that they all have."""
+    holders = []
+    for arm, seeds in runs.items():
+        held = [{r["step"] for r in records if r.get(key) is not None} for records in seeds]
+        if held and set.intersection(*held):
+            holders.append(arm)
+    return holders
 
 
 def _series(runs: Runs, key: str, window: int) -> dict[str, tuple[list[int], np.ndarray]]:

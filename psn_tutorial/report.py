@@ -4,7 +4,6 @@ Every figure on it is recomputed from the records in the comparison's folder.
 """
 
 import base64
-import datetime
 import html
 import io
 import math
@@ -261,7 +260,6 @@ def _origin(comparison: Comparison) -> Iterable[str]:
         "base policies": _each(
             run.config["policy_sha256"][:16] for run in runs if "policy_sha256" in run.config
         ),
-        "this page": f"written {datetime.date.today().isoformat()} from the records beside it",
     }
     cells = "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in facts.items())
     yield f'<div class="scroll"><table class="facts">{cells}</table></div>'

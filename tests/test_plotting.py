@@ -218,6 +218,16 @@ def test_noise_diagnostics_draw_a_panel_per_figure_that_is_there():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GRPO", "PSN"]
 
 
+def test_noise_diagnostics_leave_out_what_no_step_has_of_all_seeds():
+    """Steps without an update have no noise_to_update; of two short runs none may be in common."""
+    seeds = [
+        [{"step": step, "ess": 0.5, "noise_to_update": value} for step, value in enumerate(values)]
+        for values in ([3.0, None], [None, 2.0])
+    ]
+    _, numbers = plotting.noise_diagnostics({"PSN": seeds}, window=1)
+    assert set(numbers) == {"ess"}
+
+
 def test_noise_diagnostics_of_a_full_record():
     keys = {key: [0.5, 0.25] for key in (*plotting.DIAGNOSTICS, "kl_k1")}
     figure, numbers = plotting.noise_diagnostics({"PSN": [records([1, 2], **keys)] * 2}, window=1)

@@ -1,0 +1,133 @@
+"""Words and marks: what a difference shows is said by its interval alone."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from psn_tutorial.compare import Results
+from psn_tutorial.evaluation import ProblemResult
+from psn_tutorial.intervals import Interval, paired_difference
+from psn_tutorial.presets import Arm, Experiment
+from psn_tutorial.records import EvaluationRecord, RunRecord
+from psn_tutorial.tables import MARKS, Table, difference_table, findings, mark, print_table, tables, verdict
+
+
+@pytest.mark.parametrize(
+    ("interval", "sign", "words"),
+    [
+        (Interval(0.2, 0.1, 0.3), "+", "higher"),
+        (Interval(-0.2, -0.3, -0.1), "-", "lower"),
+        (Interval(0.2, -0.001, 0.4), "?", "no difference shown"),
+        (Interval(0.2, 0.0, 0.4), "?", "no difference shown"),  # 0 itself lies in the interval
+        (Interval(-0.2, -0.4, 0.0), "?", "no difference shown"),
+        (Interval(0.0, 0.0, 0.0), "?", "no difference shown"),
+        (Interval(0.2, math.nan, math.nan, n=1), "?", "no interval, so no difference shown"),
+    ],
+)
+def test_only_an_interval_without_zero_shows_a_difference(interval, sign, words):
+    assert (mark(interval), verdict(interval)) == (sign, words)
+    assert f"{sign} {words.split()[0]}" in MARKS or sign == "?"
+
+
+def evaluation(counts, n=16):
+    return [ProblemResult(f"problem {i}", n, c, total_solutions=4, total_families=2) for i, c in enumerate(counts)]
+
+
+def run(steps, temperature=1.0):
+    """A run whose evaluations are given, step -> correct of 16 for each problem."""
+    record = EvaluationRecord("countdown", 16, temperature, 0, {s: evaluation(c) for s, c in steps.items()})
+    log = [
+        {"step": i, "reward": 0.25 * (i == 2), "zero_contrast": 0.5, "ess": 0.9, "clipped_fraction": 0.0,
+         "kl_k3": 0.01, "tokens": 100, "seconds": 0.5}
+        for i in (1, 2)
+    ]  # fmt: skip
+    return RunRecord(Path("x"), {"prompts": 2, "group": 4}, {}, log, record)
+
+
+def results(base, grpo, psn, frontier=("pass@1", "pass@16")):
+    """One seed per given run."""
+    arms = {"grpo": Arm("GRPO"), "psn": Arm("PSN-GRPO", {"sigma": 0.5})}
+    experiment = Experiment(
+        "countdown", "?", arms, {"steps": 2, "samples": 16}, tuple(range(len(grpo))), metrics=("pass@1",),
+        frontier=frontier,
+    )  # fmt: skip
+    return Results("numbers", experiment, run({0: base}), {"grpo": grpo, "psn": psn})
+
+
+BASE = [2, 2, 2, 2, 2, 2, 2, 2]
+SHARP = [16, 16, 0, 0, 0, 0, 0, 0]  # pass@1 .25, pass@16 .25
+
+
+def test_the_frontier_is_told_apart_from_equal_steps():
+    """A slower arm: ahead at equal steps, exactly on the other's path at equal pass@1."""
+    half = [9, 9, 1, 1, 1, 1, 1, 1]
+    grpo = run({1: half, 2: SHARP})
+    said = {f.text.split(":")[0]: f for f in findings(results(BASE, [grpo], [run({2: half})]))}
+    assert said["PSN-GRPO against GRPO at equal steps, pass@16"].verdict == "higher"
+    at_equal = said["PSN-GRPO against GRPO at equal pass@1 (.188), pass@16"]
+    assert at_equal.verdict == "no difference shown" and "difference .000 [.000, .000]" in at_equal.text
+
+
+def test_a_point_above_the_path_is_higher():
+    point = [12, 12, 1, 1, 1, 1, 1, 1]  # pass@1 .234, every problem solved
+    (*_, at_equal) = findings(results(BASE, [run({1: SHARP, 2: SHARP})], [run({2: point})]))
+    assert at_equal.verdict == "higher" and at_equal.text.startswith("PSN-GRPO against GRPO at equal pass@1 (.234)")
+
+
+def test_nothing_is_extrapolated():
+    (*_, at_equal) = findings(results(BASE, [run({1: SHARP, 2: SHARP})], [run({2: [16] * 8})]))
+    assert str(at_equal) == (
+        "PSN-GRPO against GRPO at equal pass@1: its pass@1 of 1.000 lies outside the .125 to .250 that GRPO passed, "
+        "and nothing is extrapolated: no comparison."
+    )
+
+
+def test_the_note_says_what_the_intervals_are_over():
+    one = tables(results(BASE, [run({2: SHARP})], [run({2: BASE})], ()))[0]
+    assert one.note == (
+        "95 % intervals: bootstrap over 8 problems. One training seed per arm: they say nothing of how another seed "
+        "would have trained"
+    )
+    three = tables(results(BASE, [run({2: SHARP})] * 3, [run({2: BASE})] * 3, ()))[0]
+    assert three.note == (
+        "95 % intervals: t over 3 training seeds; of the base, which is one policy, bootstrap over 8 problems"
+    )
+    assert three.rows[1] == ("GRPO", ".250 [.250, .250]", ".250; .250; .250")
+
+
+def test_what_training_met_is_in_words():
+    table = tables(results(BASE, [run({2: SHARP})] * 2, [run({2: BASE})] * 2, ()))[-1]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["correct rollouts"] == ("4 of 32", "4 of 32")  # a quarter of 8 in one of two steps, two seeds
+    assert rows["first one at step"] == ("2, 2", "2, 2")
+    assert rows["groups without contrast"] == (".500", ".500") and rows["seconds per step"] == (".500", ".500")
+    silent = run({2: BASE})
+    for record in silent.steps:
+        record["reward"] = 0.0
+    table = tables(results(BASE, [silent], [silent], ()))[-1]
+    assert table.rows[0][1:] == ("0 of 16", "0 of 16") and table.rows[1][1:] == ("never", "never")
+
+
+def test_two_evaluations_share_the_metrics_they_both_have():
+    table = difference_table("a - b", evaluation(BASE), evaluation(SHARP, 16))
+    names = [row[0] for row in table.rows]
+    assert "pass@16" in names and "solutions found" in names and len(names) == 7
+    expected = paired_difference([c / 16 for c in BASE], [c / 16 for c in SHARP])
+    assert table.rows[0] == ("pass@1", f"{expected.brackets()} ?") and 0 in expected
+
+
+def test_a_table_with_more_columns_than_rows_is_turned():
+    wide = Table("t", ("", "a", "b", "c"), (("x", "1", "2", "3"),), "n")
+    assert wide.narrow() == Table("t", ("", "x"), (("a", "1"), ("b", "2"), ("c", "3")), "n")
+    square = Table("t", ("", "a", "b"), (("x", "1", "2"), ("y", "3", "4")))
+    assert square.narrow() is square
+
+
+def test_a_printed_table_never_wraps_or_cuts_a_figure(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    cells = tuple(f".{i}23 [.{i}00, .{i}99] ?" for i in range(5))
+    print_table(Table("A title [with brackets]", ("", *"abcde"), (("a long name of a row", *cells),), "note [x]"))
+    out = capsys.readouterr().out
+    assert any(all(cell in line for cell in cells) for line in out.splitlines())
+    assert "A title [with brackets]" in out and "note [x]" in out
