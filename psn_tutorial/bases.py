@@ -1,5 +1,6 @@
 """Base policies on the disk: where the shipped ones are, and how one is made and recorded."""
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,8 +83,8 @@ class BaseJob:
         training, measure = self.training, self.measure
         total, done = training.config.steps, training.step_number
         with tqdm(
-            total=total, initial=done, desc=str(out), disable=not bar, unit="step",
-            dynamic_ncols=True,
+            total=total, initial=done, desc=str(out), disable=not bar, dynamic_ncols=True,
+            bar_format="{desc} {n_fmt}/{total_fmt} |{bar:8}| {remaining} left{postfix}",
         ) as shown:  # fmt: skip
             for record in training.train():
                 figures = f"loss {record['loss']:.4f}, learning rate {record['lr']:.1e}"
@@ -114,8 +115,14 @@ def save_policy(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pa
     with in_words(folder, "the checkpoints of the run are kept"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with quiet(), new_folder(folder.with_name(f".{folder.name}.new")) as new:
-            model.save_pretrained(new)
-            tokenizer.save_pretrained(new)
+            try:
+                model.save_pretrained(new)
+                tokenizer.save_pretrained(new)
+            except OSError:
+                raise
+            except Exception as error:  # safetensors and tokenizers raise types of their own
+                full = f"os error {errno.ENOSPC}" in str(error)
+                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
             for file in new.iterdir():
                 file.chmod(0o644)  # safetensors leaves its files to their owner alone
             os.rename(new, folder)

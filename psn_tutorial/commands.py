@@ -334,7 +334,7 @@ def doctor(words: list[str]) -> int:
 
 @contextmanager
 def _resumable(command: str) -> Iterator[None]:
-    """Say how to go on, whether the work was stopped in order or at once."""
+    """Say how to go on, whether the work was stopped in order, at once, or by a full disk."""
     from psn_tutorial.interrupt import Interrupted
 
     try:
@@ -343,6 +343,10 @@ def _resumable(command: str) -> Iterator[None]:
         how = "stopped and saved" if isinstance(stop, Interrupted) else "stopped at once"
         print(f"{NAME}: {how}; go on with: {command}", file=sys.stderr)
         raise SystemExit(128 + getattr(stop, "number", 2)) from None
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise UserError(f"{error}; when that is mended, go on with: {command}") from None
+        raise
 
 
 def _command(*words: str | Path) -> str:

@@ -72,7 +72,7 @@ def run_comparison(
             for arm in experiment.arms
         ]
         for number, (folder, config) in enumerate(runs, start=1):
-            label = f"{'/'.join(folder.parts[-3:])} [{number} of {len(runs)}]"
+            label = f"{' '.join(folder.parts[-3:])} [{number}/{len(runs)}]"
             started = time.perf_counter()
             done = _train(folder, config, command, stop, label, show)
             seconds = f"{time.perf_counter() - started:.0f} s" if done else "finished before"

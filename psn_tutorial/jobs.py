@@ -205,8 +205,9 @@ def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False) -> 
     total, done = job.config.steps, job.trainer.step_number
     every = math.ceil(total / 10)
     with tqdm(
-        total=total, initial=done, desc=label, disable=not bar, unit="step", dynamic_ncols=True
-    ) as shown:
+        total=total, initial=done, desc=label, disable=not bar, dynamic_ncols=True, leave=lines,
+        bar_format="{desc} {n_fmt}/{total_fmt} |{bar:8}| {remaining} left{postfix}",
+    ) as shown:  # fmt: skip
         for record in job.train(stop, progress=bar):
             shown.set_postfix_str(figures(record), refresh=False)
             shown.update()
@@ -224,7 +225,7 @@ def export(job: Job) -> Path:
 
 
 def figures(record: dict[str, Any]) -> str:
-    """The figures of a step that matter while one watches, for the progress bar."""
+    """The figures of a step that matter while one watches, the most telling first."""
     words = [f"reward {record['reward']:.3f}", f"zero-contrast {record['zero_contrast']:.2f}"]
     if record["sigma"]:
         words.append(f"sigma {record['sigma']:.3g}")

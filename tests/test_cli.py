@@ -321,7 +321,7 @@ def test_a_full_disk_loses_nothing_that_was_written(psn, tmp_path, monkeypatch):
     assert said.code == 2
     assert said.err.splitlines()[-1] == (
         "psn-tutorial: cannot write the checkpoint run/checkpoints/step-000004: the disk is full; "
-        "the checkpoints before it are kept"
+        "the checkpoints before it are kept; when that is mended, go on with: psn-tutorial train --resume run"
     )
     assert Run.open("run").latest_checkpoint().step == 2
     monkeypatch.undo()
@@ -329,6 +329,30 @@ def test_a_full_disk_loses_nothing_that_was_written(psn, tmp_path, monkeypatch):
     assert psn("train", "--resume", "run").code == 0
     assert psn("train", *NOISY, "--save-every", 2, "--steps", 6, "--out", "whole").code == 0
     assert torch.equal(weights("run"), weights("whole"))
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (RuntimeError("odd"), "odd"),
+    ],
+)
+def test_a_policy_that_cannot_be_written_leaves_no_half_of_it(psn, monkeypatch, error, why):
+    """safetensors and tokenizers, which are Rust, raise errors of their own kinds."""
+
+    def broken(self, folder):
+        (Path(folder) / "half").write_text("half")
+        raise error
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", broken)
+    said = psn("train", *TINY, "--out", "run")
+    assert said.code == 2 and said.err.splitlines()[-1] == (
+        f"psn-tutorial: cannot write run/policy: {why}; the checkpoints of the run are kept; "
+        "when that is mended, go on with: psn-tutorial train --resume run"
+    )
+    assert not any(p.name in ("half", "policy") for p in Path("run").rglob("*"))
+    monkeypatch.undo()
 
 
 def test_other_errors_of_the_system_are_sentences_too(psn, monkeypatch):

@@ -167,7 +167,7 @@ def test_finished_runs_are_kept(copy, monkeypatch, capsys):
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 8 and all(line.endswith(": finished before") for line in lines)
-    assert lines[0] == "out/rules/grpo/seed-0 [1 of 8]: finished before".removeprefix("out/")
+    assert lines[0] == "rules grpo seed-0 [1/8]: finished before"
 
 
 class Impatient(Stop):
