@@ -263,8 +263,10 @@ def _origin(comparison: Comparison) -> Iterable[str]:
     }
     cells = "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in facts.items())
     yield f'<div class="scroll"><table class="facts">{cells}</table></div>'
-    yield "<p>To do it again, or to go on after an interruption:</p>"
-    yield f"<pre>{_text(facts['command'])}</pre>"
+    first = min(runs, key=lambda run: run.provenance["started"]).provenance["command"]
+    if first:
+        yield "<p>To do it again, or to go on after an interruption:</p>"
+        yield f"<pre>{_text(shlex.join(first))}</pre>"
 
 
 def _each(values: Iterable[str]) -> str:

@@ -237,6 +237,15 @@ def test_the_command_stops_and_goes_on(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == before
 
 
+def test_the_quick_preset_shows_that_everything_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--preset", "quick"]) == 0
+    out = capsys.readouterr().out
+    for words in ("PSN-GRPO", "GRPO, sampled at T = 2", "success probability", "families found", "at equal pass@1"):
+        assert words in out
+    assert (tmp_path / "runs/quick/report.html").stat().st_size > 100_000
+
+
 # --- refusals ---------------------------------------------------------------------------------------
 
 
