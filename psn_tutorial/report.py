@@ -277,7 +277,8 @@ def _duration(runs: Sequence[RunRecord]) -> str:
     seconds = sum(run.provenance["wall_seconds"] for run in runs)
     resumed = sum(len(run.provenance.get("resumed", ())) for run in runs)
     again = f", resumed {resumed} times" if resumed else ""
-    return f"{seconds / 60:.1f} minutes in {len(runs)} runs{again}"
+    spent = f"{seconds / 60:.1f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    return f"{spent} in {len(runs)} runs{again}"
 
 
 def _figure(picture: Picture) -> str:
