@@ -1,3 +1,47 @@
-"""Parameter-space noise for reinforcement learning with verifiable rewards, small enough to read."""
+"""Parameter-space noise for reinforcement learning with verifiable rewards, small enough to read.
+
+The names a notebook wants are here too: ``from psn_tutorial import NoiseConfig, perturbed``. Each
+is defined in one module and loaded from it on first use, so that ``import psn_tutorial`` is quick.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "advantages": ("group_advantages", "pass_at_k_advantages"),
+    "bases": ("base_folder",),
+    "compare": ("read_comparison", "run_comparison"),
+    "config": ("RunConfig", "TrainConfig"),
+    "errors": ("UserError",),
+    "evaluation": ("pass_at_k", "pass_at_k_interval", "summarise"),
+    "importance": ("importance_weights", "mixture_logps"),
+    "intervals": ("paired_difference",),
+    "jobs": ("load_policy",),
+    "losses": ("policy_loss",),
+    "measure": ("evaluate", "exact_success"),
+    "memory": ("keep_freed_memory",),
+    "noise": ("NoiseConfig", "NoiseReceipt", "perturbed", "stacked"),
+    "presets": ("preset",),
+    "records": ("RunRecord",),
+    "rollout": ("Rollouts", "completion_logps", "responses", "sample", "spread_draws", "stream"),
+    "schedulers": ("AnnealedSigma", "ConstantSigma", "KLTargetSigma"),
+    "tasks": ("get_task", "load_split"),
+    "trainer": ("Trainer",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted(_MODULE)
+
+
+def __getattr__(name: str) -> Any:
+    """Load an exported name on its first use (PEP 562)."""
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,44 @@
+"""The names that ``psn_tutorial`` itself offers: the modules' own, loaded when asked for."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import psn_tutorial
+
+
+@pytest.mark.parametrize("name", psn_tutorial.__all__)
+def test_an_exported_name_is_the_modules_own(name):
+    module = importlib.import_module(f"psn_tutorial.{psn_tutorial._MODULE[name]}")
+    assert getattr(psn_tutorial, name) is getattr(module, name)
+    assert getattr(module, name).__doc__
+    assert name in dir(psn_tutorial)
+
+
+def test_no_name_is_also_that_of_a_submodule():
+    """The import of the submodule would replace the function under the same name."""
+    from pathlib import Path
+
+    modules = {path.stem for path in Path(psn_tutorial.__file__).parent.iterdir()}
+    assert not modules & set(psn_tutorial.__all__)
+
+
+def test_importing_the_package_loads_neither_torch_nor_transformers():
+    code = "import sys, psn_tutorial; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_a_name_that_is_not_there_is_an_ordinary_attribute_error():
+    with pytest.raises(AttributeError, match="module 'psn_tutorial' has no attribute 'perturb'"):
+        _ = psn_tutorial.perturb
+    with pytest.raises(ImportError):
+        exec("from psn_tutorial import perturb")
+
+
+def test_names_of_the_design_that_stand_elsewhere_are_reachable_where_it_says():
+    from psn_tutorial import evaluation, intervals
+
+    assert evaluation.paired_difference is intervals.paired_difference is psn_tutorial.paired_difference
