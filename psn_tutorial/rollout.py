@@ -114,8 +114,9 @@ def sample(
     with sampler(model, noise, numbers) as receipt:
         mask = None if bool(prompt_mask.all()) else prompt_mask[starts]
         cache = empty_cache(model, len(starts), prompts.shape[1] + max_tokens, mask)
-        logits = forward(model, prompts[starts], cache=cache, last=1)[:, 0].repeat_interleave(repeats, 0)
-        tokens, logps = _decode(model, logits, cache.repeat(repeats), max_tokens, end_token, generator, temperature)
+        logits = forward(model, prompts[starts], cache=cache, last=1)[:, 0]
+        rows = torch.arange(len(starts)).repeat_interleave(repeats)
+        tokens, logps = _decode(model, logits[rows], cache.select(rows), max_tokens, end_token, generator, temperature)
     back = order.argsort()
     tokens, logps = tokens[back], logps[back]
     ended = (tokens == end_token).cumsum(1)
@@ -175,7 +176,7 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     choose a token of probability zero.
     """
     logps = (logits.float() / temperature).log_softmax(-1)
-    cumulative = logps.double().exp().cumsum(-1)
+    cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return ids[:, 0], logps.gather(1, ids)[:, 0]
@@ -191,23 +192,32 @@ def stream(seed: int, *purpose: str | int) -> torch.Generator:
 
 
 def completion_logps(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none"
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none", draws: int = 1
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of sampled tokens under ``model`` as it is now, for some rows of a batch.
+
+    Neighbouring rows with the same prompt share one reading of it, as they did when they were sampled.
 
     Args:
         rows: [b] which rollouts.
         temperature: of the policy; the same on both sides of a ratio.
         entropy: "none", "value" (no gradient) or "gradient".
+        draws: inside :func:`psn_tutorial.noise.stacked` the number N of its draws: all rows are read under each.
 
     Returns:
-        logps [b, T], with gradient if gradients are on, and the entropy [b, T] of each next-token distribution in nats
-        (None when not asked for). What stands outside the mask is meaningless.
+        logps [N * b, T], with gradient if gradients are on, and the entropy [N * b, T] of each next-token distribution
+        in nats (None when not asked for). What stands outside the mask is meaningless.
     """
-    tokens = rollouts.tokens[rows]
-    ids = torch.cat([rollouts.prompts[rows], tokens[:, :-1]], 1)
-    mask = torch.cat([rollouts.prompt_mask[rows], torch.ones_like(tokens[:, :-1], dtype=torch.bool)], 1)
-    logits = forward(model, ids, mask, last=tokens.shape[1]).float() / temperature
+    tokens = rollouts.tokens[rows].repeat(draws, 1)
+    _, prompt, counts = rollouts.prompts[rows].unique_consecutive(dim=0, return_inverse=True, return_counts=True)
+    reading = rows[counts.cumsum(0) - counts].repeat(draws)  # one row of each run of equal prompts
+    prompt = torch.cat([prompt + draw * len(counts) for draw in range(draws)])  # [N * b] its place among the readings
+
+    length = rollouts.prompts.shape[1] + tokens.shape[1]
+    cache = empty_cache(model, len(reading), length, rollouts.prompt_mask[reading])
+    first = forward(model, rollouts.prompts[reading], cache=cache, last=1).index_select(0, prompt)
+    later = forward(model, tokens[:, :-1], cache=cache.select(prompt))
+    logits = torch.cat([first, later], 1).float() / temperature
     logps = -F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
     if entropy == "none":
         return logps, None

@@ -234,7 +234,7 @@ class Trainer:
         parts = []
         with torch.no_grad(), stacked(self.model, config.noise(self.scheduler.sigma), draws):
             for rows in torch.arange(len(rollouts.tokens)).split(max(1, config.micro_batch // len(draws))):
-                logps, _ = completion_logps(self.model, rollouts, rows.repeat(len(draws)), temperature)
+                logps, _ = completion_logps(self.model, rollouts, rows, temperature, draws=len(draws))
                 parts.append(logps.view(len(draws), len(rows), -1))
         return mixture_logps(torch.cat(parts, 1), rollouts.mask)
 

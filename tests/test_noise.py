@@ -67,7 +67,7 @@ def test_the_receipt_measures_what_was_done(policy):
 
 def test_relative_sigma_follows_each_tensor(policy):
     _, _, model = policy(sizes={"tied": False})
-    scales = {t.names[0]: float(t.parameter.square().mean().sqrt()) for t in select(model, "all")}
+    scales = {t.names[0]: float(t.parameter.detach().square().mean().sqrt()) for t in select(model, "all")}
     before = copies(model)
     with perturbed(model, NoiseConfig(0.5, "all", relative=True)):
         for name, p in model.named_parameters():

@@ -7,7 +7,7 @@ from scipy import stats
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.tiny import encode
-from psn_tutorial.noise import NoiseConfig, perturbed
+from psn_tutorial.noise import NoiseConfig, perturbed, stacked
 from psn_tutorial.rollout import choose, completion_logps, responses, sample, spread_draws, stream
 
 
@@ -51,6 +51,50 @@ def test_completion_logps_are_read_at_the_right_places(policy):
         expected = distribution.gather(1, rollouts.tokens[b][:, None])[:, 0]
         torch.testing.assert_close(logps[b], expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(entropy[b], -(distribution.exp() * distribution).sum(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_completion_logps_of_any_rows_with_their_gradient(policy):
+    """Against one forward pass that shares nothing between the rows."""
+    parts = policy()
+    model = parts[2]
+    rollouts = roll(parts, prompts=["1 2 3 :", "4 :", "5 6 :", "7 8 9 0 :"])
+    rows = torch.tensor([7, 6, 20, 8, 0, 0, 23])
+
+    def gradients(logps):
+        model.zero_grad()
+        (logps * rollouts.mask[rows]).sum().backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    ids = torch.cat([rollouts.prompts, rollouts.tokens], 1)[rows]
+    mask = torch.cat([rollouts.prompt_mask[rows], torch.ones_like(rollouts.mask[rows])], 1)
+    logits = forward(model, ids[:, :-1], mask[:, :-1], last=10)
+    plain = (logits / 1.3).log_softmax(-1).gather(2, rollouts.tokens[rows][..., None])[..., 0]
+    ours, _ = completion_logps(model, rollouts, rows, 1.3)
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+    for mine, expected in zip(gradients(ours), gradients(plain), strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+    assert completion_logps(model, rollouts, rows[:0], 1.3)[0].shape == (0, 10)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [5, 6, 18, 7], [9]])
+@torch.no_grad()
+def test_completion_logps_under_several_draws(policy, rows):
+    parts, noise, rows = policy(), NoiseConfig(0.2, "all", relative=True), torch.tensor(rows)
+    rollouts = roll(parts, prompts=["1 2 3 :", "4 :", "5 6 :", "7 8 9 0 :"])
+    with stacked(parts[2], noise, [4, 2, 9]):
+        together, entropy = completion_logps(parts[2], rollouts, rows, 1.0, "value", draws=3)
+    assert together.shape == entropy.shape == (3 * len(rows), 10)
+    for block, draw in zip(together.split(len(rows)), [4, 2, 9], strict=True):
+        with perturbed(parts[2], noise, draw):
+            expected, _ = completion_logps(parts[2], rollouts, rows, 1.0)
+        torch.testing.assert_close(block, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_completions_of_one_token(policy):
+    rollouts = roll(parts := policy(), max_tokens=1)
+    again, _ = completion_logps(parts[2], rollouts, torch.arange(24), 1.0)
+    torch.testing.assert_close(again, rollouts.logps, atol=1e-4, rtol=1e-4)
 
 
 def test_the_mask_ends_with_the_first_end_token(policy):

@@ -24,9 +24,11 @@ FAMILIES = ("qwen2", "qwen3", "llama")
 class Cache:
     """Keys and values of the tokens read so far.
 
+    Time comes first, so that what is filled stands in one piece of memory.
+
     Attributes:
-        keys, values: one tensor [B, Hk, S, D] per layer, S the longest length it can hold.
-        cos, sin: rotary tables [1 or B, 1, S, D]; B when rows are padded by different amounts.
+        keys, values: one tensor [S, B, Hk, D] per layer, S the longest length it can hold.
+        cos, sin: rotary tables [1 or B, S, 1, D]; B when rows are padded by different amounts.
         visible: [B, S] bool, False on left padding; None when no row is padded.
         length: tokens held so far.
     """
@@ -38,19 +40,33 @@ class Cache:
     visible: Tensor | None
     length: int = field(default=0)
 
-    def repeat(self, times: int) -> "Cache":
-        """Give every row ``times`` copies, next to each other: [B, ...] -> [B * times, ...]."""
-        if times == 1:
-            return self
-        rows = lambda x: x if x is None or x.shape[0] == 1 else x.repeat_interleave(times, 0)  # noqa: E731
-        copy = [[_repeat_filled(x, times, self.length) for x in kv] for kv in (self.keys, self.values)]
-        return Cache(*copy, rows(self.cos), rows(self.sin), rows(self.visible), self.length)
+    def select(self, rows: Tensor) -> "Cache":
+        """A copy that holds ``rows`` [b] of this one, in that order and as often as they are named.
+
+        So that many completions share one reading of their prompt; their gradients meet in it.
+        """
+        pick = lambda x: x if x is None or len(x) == 1 else x[rows]  # noqa: E731
+        copy = [[_select_filled(x, rows, self.length) for x in kv] for kv in (self.keys, self.values)]
+        return Cache(*copy, pick(self.cos), pick(self.sin), pick(self.visible), self.length)
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add [B, T, Hk, D] behind what ``layer`` holds; returns all its keys and values, [length + T, B, Hk, D]."""
+        end = self.length + key.shape[1]
+        for held, new in ((self.keys, key), (self.values, value)):
+            new = new.transpose(0, 1)
+            if torch.is_grad_enabled():  # autograd needs the old tensor as it was
+                held[layer] = torch.cat([held[layer][: self.length], new]) if self.length else new
+            else:
+                held[layer][self.length : end] = new
+        return self.keys[layer][:end], self.values[layer][:end]
 
 
-def _repeat_filled(x: Tensor, times: int, length: int) -> Tensor:
-    """Repeat the rows of a [B, Hk, S, D] buffer, copying only its first ``length`` tokens."""
-    out = x.new_empty(x.shape[0] * times, *x.shape[1:])
-    out[:, :, :length] = x[:, :, :length].repeat_interleave(times, 0)
+def _select_filled(x: Tensor, rows: Tensor, length: int) -> Tensor:
+    """Pick rows of a [S, B, Hk, D] buffer, copying only its first ``length`` tokens."""
+    if torch.is_grad_enabled():
+        return x[:length].index_select(1, rows)
+    out = x.new_empty(len(x), len(rows), *x.shape[2:])
+    torch.index_select(x[:length], 1, rows, out=out[:length])
     return out
 
 
@@ -68,8 +84,8 @@ def decoder_of(model: nn.Module) -> nn.Module:
 
 
 def rotary(model: nn.Module, length: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rotary cosines and sines [1 or B, 1, length, D] for rows whose padding ``mask`` [B, <= length]
-    marks with 0 on the left; a row's first real token has position 0."""
+    """Rotary cosines and sines [1 or B, length, 1, D] for rows whose padding ``mask`` [B, <= length]
+    marks with 0 on the left; a row's first real token has position 0. See :func:`_rotate`."""
     weight = model.get_input_embeddings().weight
     positions = torch.arange(length, device=weight.device)[None]
     if mask is not None:
@@ -77,14 +93,15 @@ def rotary(model: nn.Module, length: int, mask: Tensor | None) -> tuple[Tensor, 
         positions = (positions - padding).clamp_min(0)
     like = torch.empty(0, dtype=torch.float32, device=weight.device)
     cos, sin = model.model.rotary_emb(like, positions)
-    return cos[:, None], sin[:, None]
+    a, b = sin.chunk(2, -1)
+    return cos[:, :, None], torch.cat([-a, b], -1)[:, :, None]
 
 
 def empty_cache(model: nn.Module, rows: int, length: int, mask: Tensor | None = None) -> Cache:
     """Room for ``length`` tokens in each of ``rows`` rows; ``mask`` [B, Tp] marks left padding with 0."""
     core = decoder_of(model)
     config, weight = core.config, core.model.norm.weight
-    shape = (rows, config.num_key_value_heads, length, core.model.layers[0].self_attn.head_dim)
+    shape = (length, rows, config.num_key_value_heads, core.model.layers[0].self_attn.head_dim)
     visible = None
     if mask is not None and not bool(mask.all()):
         ones = torch.ones(rows, length - mask.shape[1], dtype=torch.bool, device=mask.device)
@@ -104,7 +121,7 @@ def forward(
         model: a Qwen2, Qwen3 or Llama causal language model of transformers, peft-wrapped or not.
         ids: [B, T] token ids.
         mask: [B, T], 0 on left padding; not with a cache, which knows its own padding.
-        cache: from :func:`empty_cache`; None reads ``ids`` alone, with gradients if they are on.
+        cache: from :func:`empty_cache`; None reads ``ids`` alone. Gradients, if they are on, flow through it.
         last: return only the logits of the last ``last`` positions; None returns all.
 
     Returns:
@@ -113,62 +130,78 @@ def forward(
     Raises:
         UserError: the architecture is not one of ``FAMILIES``.
     """
-    core = decoder_of(model)
-    heads, end = core.config.num_attention_heads, ids.shape[1]
-    if cache is not None:
-        start, end = cache.length, cache.length + end
-        cos, sin, visible = cache.cos[:, :, start:end], cache.sin[:, :, start:end], cache.visible
-    else:
-        visible = None if mask is None or bool(mask.all()) else mask.bool()
-        cos, sin = rotary(core, end, None if visible is None else mask)
-    attention = _attention_mask(visible, ids.shape[1], end)
+    core, new = decoder_of(model), ids.shape[1]
+    if cache is None:
+        cache = empty_cache(model, *ids.shape, mask)
+    start, end = cache.length, cache.length + new
+    cos, sin = cache.cos[:, start:end], cache.sin[:, start:end]
 
     x = core.model.embed_tokens(ids)
     for i, layer in enumerate(core.model.layers):
-        q, k, v = _project(layer.self_attn, layer.input_layernorm(x), cos, sin)
-        if cache is not None:
-            cache.keys[i][:, :, start:end], cache.values[i][:, :, start:end] = k, v
-            k, v = cache.keys[i][:, :, :end], cache.values[i][:, :, :end]
-        causal = attention is None and ids.shape[1] > 1
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=attention, is_causal=causal, enable_gqa=heads != k.shape[1]
-        )
-        x = x + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
+        h = layer.input_layernorm(x)
+        k, v = cache.append(i, *_keys_and_values(layer.self_attn, h, cos, sin))
+        if last is not None and i + 1 == len(core.model.layers):  # beyond the last layer, the rest serves nobody
+            x, h, cos, sin = x[:, -last:], h[:, -last:], cos[:, -last:], sin[:, -last:]
+        mixed = _attend(_queries(layer.self_attn, h, cos, sin), k, v, cache.visible)
+        x = x + layer.self_attn.o_proj(mixed)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    if cache is not None:
-        cache.length = end
-    if last is not None:
-        x = x[:, -last:]
+    cache.length = end
     return core.lm_head(core.model.norm(x))
 
 
-def _project(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [B, H, T, D], keys and values [B, Hk, T, D]; Qwen3 normalises queries and keys per head."""
-    split = lambda y: y.unflatten(2, (-1, attention.head_dim))  # noqa: E731
-    q, k, v = split(attention.q_proj(x)), split(attention.k_proj(x)), split(attention.v_proj(x))
-    if hasattr(attention, "q_norm"):
-        q, k = attention.q_norm(q), attention.k_norm(k)
-    return _rotate(q.transpose(1, 2), cos, sin), _rotate(k.transpose(1, 2), cos, sin), v.transpose(1, 2)
+def _queries(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[B, T, H, D]; Qwen3 normalises queries and keys per head."""
+    q = attention.q_proj(x).unflatten(2, (-1, attention.head_dim))
+    return _rotate(attention.q_norm(q) if hasattr(attention, "q_norm") else q, cos, sin)
+
+
+def _keys_and_values(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Both [B, T, Hk, D]."""
+    k, v = (project(x).unflatten(2, (-1, attention.head_dim)) for project in (attention.k_proj, attention.v_proj))
+    return _rotate(attention.k_norm(k) if hasattr(attention, "k_norm") else k, cos, sin), v
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of [B, H, T, D], halves paired as transformers pairs them."""
-    a, b = x.chunk(2, -1)
-    return (x * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
+    """Rotary position embedding of [B, T, H, D]: component j turns with j + D/2, as transformers pairs them.
+
+    ``sin`` carries the minus of the first half, so that the pair needs no splitting.
+    """
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
-def _attention_mask(visible: Tensor | None, new: int, end: int) -> Tensor | None:
-    """None where plain causal attention will do, else [B, 1, new, end] bool: True may be attended.
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """Causal attention of the last T positions, q [B, T, H, D], to all, k and v [S, B, Hk, D]: [B, T, H * D]."""
+    new, heads, end = q.shape[1], q.shape[2], len(k)
+    if new == 1 and q.device.type == "cpu" and q.dtype == torch.float32:  # half types need its wider sums
+        return _attend_once(q, k, v, visible)
+    mixed = F.scaled_dot_product_attention(
+        q.transpose(1, 2), k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3), _attention_mask(visible, new, end, q.device),
+        is_causal=visible is None and new == end > 1, enable_gqa=heads != k.shape[2],
+    )  # fmt: skip
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _attend_once(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """:func:`_attend` for one position, written out: on a CPU the fused kernel starts anew for every row and head,
+    which costs a small model more than the arithmetic."""
+    rows, _, heads, size = q.shape
+    q = (q * size**-0.5).view(rows, k.shape[2], heads // k.shape[2], size)  # queries of one group share their key
+    k, v = k[:, :, :, None], v[:, :, :, None]
+    scores = (k * q).sum(-1, keepdim=True)  # [S, B, Hk, H / Hk, 1]
+    if visible is not None:
+        scores = scores.masked_fill(~visible[:, : len(k)].T[:, :, None, None, None], -torch.inf)
+    return (scores.softmax(0) * v).sum(0).view(rows, 1, heads * size)
+
+
+def _attention_mask(visible: Tensor | None, new: int, end: int, device: torch.device) -> Tensor | None:
+    """None where plain causal attention will do, else [1 or B, 1, new, end] bool: True may be attended.
 
     Padded positions see themselves, so that no row of the softmax is empty; nobody reads them.
     """
+    if visible is None and new in (1, end):
+        return None
+    order = torch.ones(new, end, dtype=torch.bool, device=device).tril(end - new)
     if visible is None:
-        if new in (1, end):
-            return None
-        return torch.ones(new, end, dtype=torch.bool).tril(end - new)[None, None]
-    keys = visible[:, None, None, :end]
-    if new == 1:
-        return keys
-    order = torch.ones(new, end, dtype=torch.bool, device=visible.device).tril(end - new)
-    own = torch.eye(end, dtype=torch.bool, device=visible.device)[end - new :]
-    return (order & keys) | own
+        return order[None, None]
+    own = torch.eye(end, dtype=torch.bool, device=device)[end - new :]
+    return (order & visible[:, None, None, :end]) | own

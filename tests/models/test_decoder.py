@@ -79,23 +79,51 @@ def test_the_cache_reads_on_where_it_stopped(model, ids, padding, padded):
     torch.testing.assert_close(torch.cat(pieces, 1)[mask], forward(model, ids, mask)[mask], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_continuations_share_a_reading_and_its_gradient(model, ids, padding, padded):
+    """Rows of a selected cache come in any order and number; every row is as if it had been read alone."""
+    mask = padding[:, :6] if padded else torch.ones(5, 6, dtype=torch.bool)
+    rows = torch.tensor([3, 0, 3, 1, 4, 4])
+    after = torch.randint(3, 17, (6, 4), generator=torch.Generator().manual_seed(2))
+
+    def gradients(logits):
+        model.zero_grad()
+        logits.logsumexp(-1).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    def shared():
+        cache = empty_cache(model, 5, 10, mask)
+        forward(model, ids[:, :6], cache=cache)
+        chosen = cache.select(rows)
+        pieces = [forward(model, after[:, :3], cache=chosen), forward(model, after[:, 3:], cache=chosen)]
+        return torch.cat(pieces, 1), forward(model, ids[:, 6:7], cache=cache)  # the original still serves
+
+    whole = forward(model, torch.cat([ids[rows, :6], after], 1), torch.cat([mask[rows], torch.ones(6, 4)], 1), last=4)
+    six = forward(model, ids[:, :7], torch.cat([mask, torch.ones(5, 1)], 1), last=1)
+    with torch.no_grad():  # keys and values are written in place
+        for ours, expected in zip(shared(), (whole, six), strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    ours, theirs = gradients(shared()[0]), gradients(whole)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
-def test_a_repeated_cache_serves_copies_of_its_rows(model, ids, padding):
+def test_the_cache_serves_half_precision(model, ids, padding):
+    model.bfloat16()
     cache = empty_cache(model, 5, 11, padding[:, :6])
-    forward(model, ids[:, :6], cache=cache)
-    twice = cache.repeat(2)
-    after = torch.randint(3, 17, (10, 1), generator=torch.Generator().manual_seed(2))
-    rows = torch.arange(5).repeat_interleave(2)
-    whole = torch.cat([ids[rows, :6], after], 1)
-    mask = torch.cat([padding[rows, :6], torch.ones(10, 1, dtype=torch.bool)], 1)
-    expected = forward(model, whole, mask, last=1)
-    torch.testing.assert_close(forward(model, after, cache=twice), expected, atol=1e-5, rtol=1e-5)
-    assert forward(model, ids[:, 6:7], cache=cache).shape[0] == 5  # the original still serves
+    pieces = [forward(model, ids[:, a:b], cache=cache) for a, b in ((0, 6), (6, 10), (10, 11))]
+    assert pieces[0].dtype == torch.bfloat16
+    whole = forward(model, ids, padding)
+    torch.testing.assert_close(torch.cat(pieces, 1)[padding], whole[padding], atol=0.05, rtol=0.05)
 
 
-def test_last_returns_the_last_positions(model, ids):
-    with torch.no_grad():
-        torch.testing.assert_close(forward(model, ids, last=3), forward(model, ids)[:, -3:])
+@pytest.mark.parametrize("last", [1, 3, 11])
+@torch.no_grad()
+def test_last_returns_the_last_positions(model, ids, padding, last):
+    torch.testing.assert_close(forward(model, ids, last=last), forward(model, ids)[:, -last:])
+    padded = forward(model, ids, padding)[:, -last:]
+    torch.testing.assert_close(forward(model, ids, padding, last=last)[padding[:, -last:]], padded[padding[:, -last:]])
 
 
 def test_gradients_are_those_of_transformers(model, ids):
