@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -67,6 +68,10 @@ STYLE = {
     "savefig.dpi": 150,
 }
 SIZE = (8.0, 5.0)  # inches
+
+# A notebook's backend switches interactive drawing on when it is loaded. Loaded inside rc_context below, as the first
+# figure would, that switch is undone on leaving it, and the next figures never show.
+plt.switch_backend(matplotlib.get_backend())
 
 WORDS = {
     "reward": "mean reward of the rollouts",
