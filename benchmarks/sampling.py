@@ -1,0 +1,53 @@
+"""Sampling with log-probs: psn_tutorial against transformers' generate, and against the arithmetic alone.
+
+The end token is impossible for both, so that every rollout has all its tokens. generate returns the raw logits of
+every step and no log-probs: reading those out of it is not counted against it.
+"""
+
+import torch
+from clock import finish, interleave, options, show, start
+from floor import Countdown, Floor, Sizes, batch_options
+from transformers import GenerationConfig
+
+from psn_tutorial.rollout import sample, stream
+
+OURS, THEIRS, FLOOR = "psn_tutorial.rollout.sample", "transformers' generate, with logits", "matrix products alone"
+
+
+def main(words: list[str] | None = None) -> list[dict]:
+    args = batch_options(options(__doc__)).parse_args(words)
+    start(args)
+    sizes = Sizes(args.prompts, args.group)
+    shared = Countdown(sizes)
+    pad = shared.tokenizer.pad_token_id
+    generator = stream(0, "benchmark")
+    rows = torch.arange(sizes.prompts).repeat_interleave(sizes.group)
+    settings = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=sizes.new, eos_token_id=None,
+        pad_token_id=pad, output_logits=True, return_dict_in_generate=True, disable_compile=True,
+    )  # fmt: skip
+
+    def ours():
+        rollouts = sample(
+            shared.model, shared.prompts, shared.prompt_mask, sizes.group, sizes.new, -1, pad, generator
+        )
+        assert rollouts.mask.all() and rollouts.logps.shape == (sizes.rows, sizes.new)
+
+    def theirs():
+        with torch.no_grad():
+            out = shared.model.generate(
+                shared.prompts[rows], attention_mask=shared.prompt_mask[rows].long(), generation_config=settings
+            )
+        assert out.sequences.shape == (sizes.rows, sizes.prompt + sizes.new) and len(out.logits) == sizes.new
+
+    floor = Floor(shared.model, sizes)
+    seconds = interleave({OURS: ours, THEIRS: theirs, FLOOR: floor.sampling}, args)
+    parameters = sum(p.numel() for p in shared.model.parameters())
+    title = f"Sampling {sizes}, {parameters:,} parameters"
+    results = [show(title, seconds, [(THEIRS, OURS, ">= 2"), (OURS, FLOOR, "<= 1.5"), (THEIRS, FLOOR, "")])]
+    finish(args, results)
+    return results
+
+
+if __name__ == "__main__":
+    main()
