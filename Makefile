@@ -1,7 +1,7 @@
 # Every target makes and uses .venv in this folder; a second call installs nothing.
 # Linux, a CPU only, and no several GB of CUDA packages: see "Installing" in README.md.
 #   make PYTHON=python3.12 demo     another Python
-#   make demo ARGS="--seed 1"       more options for the command behind a target
+#   make demo ARGS="--seeds 7 --out runs/demo-7"     more options for the command behind a target
 
 PYTHON ?= python3
 VENV := .venv
