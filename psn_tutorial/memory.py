@@ -1,7 +1,7 @@
 """Let glibc keep the memory a training step frees, instead of returning it to the system.
 
 A small model's step allocates and frees tens of megabytes; with glibc's defaults every large block is unmapped and
-faulted in again, which costs more than the arithmetic (TRAPS.md 12 measured about 3x). These are the settings of
+faulted in again, which can cost as much as the arithmetic (benchmarks/, `--malloc default`). These are the settings of
 MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_, made while the process runs.
 """
 

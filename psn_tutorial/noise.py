@@ -136,8 +136,8 @@ def gaussian(config: NoiseConfig, draw: int, name: str, shape: Sequence[int]) ->
     """Standard normal noise of one draw for one tensor: fp32, on the CPU, of the tensor's shape.
 
     The seed is a hash of (seed, draw, name), so nothing depends on order, device or rank. torch's CPU generator keeps
-    32 bits of it (TRAPS.md 5): of the 200,000 seeds of 600 steps on a 339-tensor model about one in 20,000 recurs; the
-    released code's ``step ^ adler32(name)`` repeats 2.9 % of them (PAPER.md, divergence 3).
+    32 bits of it: of the 200,000 seeds of 600 steps on a 339-tensor model about one in 20,000 recurs; the
+    released code's ``step ^ adler32(name)`` repeats 2.9 % of them.
     """
     sign = 1.0
     if config.antithetic:
@@ -189,7 +189,7 @@ class _Tally:
 def perturbed(model: nn.Module, config: NoiseConfig, draw: int = 0) -> Iterator[NoiseReceipt]:
     """Add one draw of noise to the model's weights in place for the length of a ``with`` block.
 
-    The clean tensors are kept and put back, never recovered by subtracting (TRAPS.md 6): on leaving the
+    The clean tensors are kept and put back, never recovered by subtracting, which rounds: on leaving the
     block, by an exception too, every parameter is bitwise what it was. Paper: theta~ = theta + eps.
 
     Yields:

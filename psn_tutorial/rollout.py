@@ -185,7 +185,7 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
 def stream(seed: int, *purpose: str | int) -> torch.Generator:
     """A random stream of its own for every (seed, purpose, step ...), so that a resumed run needs no saved state.
 
-    Hashed, because torch's CPU generator keeps only the low 32 bits of its seed (TRAPS.md 5).
+    Hashed, because torch's CPU generator keeps only the low 32 bits of its seed.
     """
     digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))

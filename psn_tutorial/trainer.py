@@ -1,4 +1,4 @@
-"""The loop of PSN-GRPO, top to bottom in the order of DESIGN.md.
+"""The loop of PSN-GRPO, top to bottom.
 
 problems -> prompts -> [clean policy + noise draws] -> rollouts with the sampler's log-probs -> verifier -> rewards ->
 group advantages -> clean log-probs -> truncated importance weights -> clipped loss -> optimiser step on the clean

@@ -1,4 +1,4 @@
-"""Importance weights against exact sums over an enumerable policy (PAPER.md, exact numerics)."""
+"""Importance weights against exact sums over an enumerable policy."""
 
 import math
 

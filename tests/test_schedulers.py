@@ -63,7 +63,7 @@ def test_annealing_is_monotone_and_stays_between_its_ends(start, end, steps, sha
 
 
 def released(sigma, kl, target=0.003, coeff=1.01, low=1e-6, high=0.5):
-    """The rule as PAPER.md quotes it from the authors' code."""
+    """The rule of the authors' released code."""
     if kl > 1.1 * target:
         sigma /= coeff
     if kl < target / 1.1:

@@ -10,7 +10,7 @@ exact. The limit is 99 so that each value is one word, hence one token, of the t
 A *solution* is the ordered sequence of its steps. The operand order inside + and * does not
 matter (the smaller stands first), and numbers are values: two equal ones cannot be told apart.
 Its *family* is its first step without the result ("3 * 7"): where the search goes first. RLVR is
-reported to lose whole families (PAPER.md, "Locked at the Entrance"). Since ``solve`` is
+reported to lose whole families ("Locked at the Entrance", arXiv 2608.29188). Since ``solve`` is
 exhaustive, the coverage of solutions and of families is exact, not estimated.
 """
 
