@@ -175,11 +175,11 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     torch.multinomial, which draws one number per vocabulary entry. In double precision, so that rounding can never
     choose a token of probability zero.
     """
-    probabilities = (logits.float() / temperature).softmax(-1)
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    logps = (logits.float() / temperature).log_softmax(-1)
+    cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return ids[:, 0], probabilities.gather(1, ids)[:, 0].log()
+    return ids[:, 0], logps.gather(1, ids)[:, 0]
 
 
 def stream(seed: int, *purpose: str | int) -> torch.Generator:
