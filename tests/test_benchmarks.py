@@ -1,0 +1,154 @@
+"""The benchmarks run, and measure what they say. No times are asserted here."""
+
+import importlib
+import json
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+TINY = ["--prompts", "2", "--group", "4", "--rounds", "2", "--warmup", "0"]
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def load(name):
+    return importlib.import_module(name)
+
+
+def test_every_script_is_tested_here():
+    assert {path.stem for path in FOLDER.glob("*.py")} == {
+        "clock", "draws", "floor", "memory", "noise", "sampling", "step",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "words", "count"), [
+    ("floor", [], 1),
+    ("sampling", [], 1),
+    ("step", ["--no-trl"], 2),
+    ("draws", ["--draws", "1", "2", "8", "--targets", "mlp", "head"], 8),
+    ("noise", [], 1),
+])  # fmt: skip
+def test_a_benchmark_prints_and_records_its_ratios(name, words, count, tmp_path, capsys):
+    out = tmp_path / "new" / "record.json"
+    results = load(name).main([*TINY, *words, "--out", str(out)])
+    printed = capsys.readouterr().out
+    record = json.loads(out.read_text())
+    assert record["results"] == results and len(results) == count
+    assert record["settings"]["rounds"] == 2 and record["provenance"]["versions"]["torch"] == torch.__version__
+    for result in results:
+        assert result["title"] in printed
+        for times in result["seconds"].values():
+            assert 0 < times["min"] <= times["median"] <= times["max"]
+        for ratio in result["ratios"]:
+            above, below = (result["seconds"][ratio[side]] for side in ("above", "below"))
+            assert above["min"] / below["max"] <= ratio["median"] <= above["max"] / below["min"]
+            assert f"{ratio['above']} / {ratio['below']}" in printed
+
+
+def test_a_step_beside_trl(tmp_path):
+    pytest.importorskip("trl")
+    results = load("step").main([*TINY, "--out", str(tmp_path / "record.json")])
+    for result in results:
+        assert all(times["min"] > 0 for times in result["seconds"].values()) and len(result["seconds"]) == 4
+        tokens = [rollouts["tokens"] for rollouts in result["rollouts"].values()]
+        assert len(tokens) == 3 and all(0 < n <= 8 * 18 for n in tokens)
+
+
+def test_rounds_are_interleaved_and_the_warm_up_is_not_counted():
+    clock, calls = load("clock"), []
+    programs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = clock.interleave(programs, Namespace(clock="wall", warmup=2, rounds=3))
+    assert "".join(calls) == "ab" * 5
+    assert [len(values) for values in seconds.values()] == [3, 3]
+
+
+def test_a_ratio_is_the_median_of_the_rounds():
+    seconds = {"a": [1.0, 9.0, 8.0], "b": [1.0, 3.0, 4.0]}
+    assert load("clock").ratio(seconds, "a", "b") == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_default_malloc_starts_anew_without_the_settings(monkeypatch):
+    clock, started = load("clock"), []
+    monkeypatch.setattr(os, "execve", lambda program, words, environment: started.append((words, environment)))
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
+    monkeypatch.setenv("HOME", "here")
+    arguments = clock.options("x").parse_args(["--malloc", "default"])
+    clock.start(arguments)
+    words, environment = started[0]
+    assert words == [sys.executable, *sys.argv]
+    assert environment["HOME"] == "here" and not any(name.startswith("MALLOC_") for name in environment)
+    assert arguments.malloc == "default"
+
+
+def flops(program):
+    with FlopCounterMode(display=False) as counter:
+        program()
+    return counter.get_total_flops()
+
+
+def test_the_floor_has_exactly_the_products_of_the_model():
+    floor = load("floor")
+    sizes = floor.Sizes(prompts=2, group=3, new=5)
+    shared = floor.Countdown(sizes)
+    model, floor = shared.model, floor.Floor(shared.model, sizes)
+    model.set_attn_implementation("eager")  # plain products, which the counter knows
+    tokens = torch.randint(3, 100, (sizes.rows, sizes.new))
+    rows = torch.arange(sizes.prompts).repeat_interleave(sizes.group)
+
+    @torch.no_grad()
+    def sampling():
+        out = model(shared.prompts, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(sizes.group)
+        for t in range(sizes.new - 1):
+            model(tokens[:, t : t + 1], past_key_values=cache, use_cache=True)
+
+    def update():
+        ids = torch.cat([shared.prompts[rows], tokens[:, :-1]], 1)
+        model(ids, logits_to_keep=sizes.new).logits.logsumexp(-1).sum().backward()
+
+    assert flops(floor.sampling) == flops(sampling) > 0
+    assert flops(floor.update) == flops(update) > 0
+
+
+def test_every_group_learns_from_the_contrasted_reward():
+    floor, step = load("floor"), load("step")
+    task = floor.Countdown(floor.Sizes(2)).task
+    contrasted = step.Contrasted(task)
+    assert contrasted.words == task.words
+    problem = task.generate(0, 1)[0]
+    answers = [f"{n} + {n} = {2 * n}" for n in range(100)]
+    verdicts = [contrasted.verify(answer, problem).correct for answer in answers]
+    assert verdicts == [contrasted.verify(answer, problem).correct for answer in answers]
+    assert 30 < sum(verdicts) < 70
+
+
+def test_memory_of_a_step_and_its_table(monkeypatch, capsys):
+    memory = load("memory")
+    assert memory.peak_memory() > 50 * memory.MEGABYTE
+    memory.main(["--point", "2", "3", "1000"])
+    point = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert point["before"] > 50 * memory.MEGABYTE and point["step"] >= 0
+
+    def pretend(flag, prompts, new, micro_batch):
+        return {"step": prompts * 16 * (8 + new) * memory.MEGABYTE}
+
+    monkeypatch.setattr(memory, "in_a_new_process", pretend)
+    results = memory.main(["--prompts", "1", "2", "--new", "18", "44"])
+    assert [point["megabytes"] for point in results[0]["points"]] == [16 * 26, 32 * 26]
+    assert [point["tokens"] for point in results[1]["points"]] == [16 * 26, 16 * 52]
+    assert "x 2.00 tokens, x 2.00 memory" in capsys.readouterr().out
+
+
+def test_a_failed_point_says_why(monkeypatch):
+    with pytest.raises(SystemExit, match=r"--point 1 1 0 failed:(.|\n)*micro_batch"):
+        load("memory").in_a_new_process("--point", 1, 1, 0)
