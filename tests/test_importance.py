@@ -4,34 +4,43 @@ import math
 
 import pytest
 import torch
-from enumerable import (
-    logps,
-    probabilities,
-    random_table,
-    trajectories,
-    value_gradient,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
+from psn_tutorial import exact
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
+from psn_tutorial.models.tabular import TabularPolicy, features, random_policy, trajectories
 
 FULL = trajectories(3, 3)
 ENDED = trajectories(3, 3, end=2)  # unequal lengths: 1, 2 and 3 tokens
 WORLDS = pytest.mark.parametrize("every", [FULL, ENDED], ids=["full", "ended"])
 
 
+def near(policy, seed, distance=1.0):
+    """A policy whose logits differ from the given one's by N(0, distance^2)."""
+    shift = random_policy(policy.every, seed, distance).weight
+    return TabularPolicy(policy.every, policy.features, policy.weight + shift)
+
+
 def pair(every, seed=0, distance=1.0):
-    """Logits of a clean policy pi and of a sampler mu near it."""
-    pi = random_table(every, seed)
-    return pi, pi + distance * random_table(every, seed + 100)
+    """A clean policy pi and a sampler mu near it."""
+    pi = random_policy(every, seed)
+    return pi, near(pi, seed + 100, distance)
+
+
+def logps(policy):
+    return policy.logps().detach()
+
+
+def probabilities(policy):
+    return exact.probabilities(logps(policy))
 
 
 def weigh(pi, mu, every, **options):
-    return importance_weights(logps(pi, every), logps(mu, every), every.mask, **options)
+    return importance_weights(logps(pi), logps(mu), every.mask, **options)
 
 
 def sequence_weights(result):
@@ -48,9 +57,9 @@ def population(seed=0):
     stands as often as it is likely: sample averages over it ARE expectations under mu."""
     generator = torch.Generator().manual_seed(seed)
     quarters = tensor([2.0, 1.0, 1.0], dtype=torch.float64) / 4
-    order = torch.stack([torch.randperm(3, generator=generator) for _ in range(FULL.prefix_count)])
-    mu = quarters[order].log()
-    counts = (probabilities(mu, FULL) * 64).round().long()
+    order = torch.stack([torch.randperm(3, generator=generator) for _ in FULL.texts], 1)  # [V, prefixes]
+    mu = TabularPolicy(FULL, features(FULL, "prefix"), quarters[order].log())
+    counts = (probabilities(mu) * 64).round().long()
     assert counts.sum() == 64
     return mu, torch.arange(len(FULL)).repeat_interleave(counts)
 
@@ -61,8 +70,8 @@ def population(seed=0):
 @WORLDS
 def test_the_oracle_is_a_distribution(every):
     pi, mu = pair(every)
-    torch.testing.assert_close(probabilities(pi, every).sum().item(), 1.0, rtol=0, atol=1e-12)
-    torch.testing.assert_close(probabilities(mu, every).sum().item(), 1.0, rtol=0, atol=1e-12)
+    torch.testing.assert_close(probabilities(pi).sum().item(), 1.0, rtol=0, atol=1e-12)
+    torch.testing.assert_close(probabilities(mu).sum().item(), 1.0, rtol=0, atol=1e-12)
     assert len(FULL) == 27 and len(ENDED) == 1 + 2 + 12
     assert ENDED.mask.sum() == 1 * 1 + 2 * 2 + 12 * 3
 
@@ -71,28 +80,27 @@ def test_the_oracle_is_a_distribution(every):
 def test_sequence_weights_average_to_one_under_the_sampler(every):
     pi, mu = pair(every)
     w = sequence_weights(weigh(pi, mu, every, cap=None, level="sequence"))
-    torch.testing.assert_close(w, probabilities(pi, every) / probabilities(mu, every))
-    assert abs((probabilities(mu, every) * w).sum() - 1) < 1e-12
+    torch.testing.assert_close(w, probabilities(pi) / probabilities(mu))
+    assert abs((probabilities(mu) * w).sum() - 1) < 1e-12
 
 
 @WORLDS
 def test_token_weights_average_to_one_at_every_position(every):
     pi, mu = pair(every)
     w = weigh(pi, mu, every, cap=None).weights
-    p = probabilities(mu, every)[:, None]
+    p = probabilities(mu)[:, None]
     torch.testing.assert_close((p * w).sum(0), (p * every.mask).sum(0))  # share alive at t
 
 
 def expected_gradient(pi, mu, every, rewards, **options):
     """E_mu[sum_t w_t R grad log pi_t]: policy_loss over all trajectories, each times mu(o)."""
-    leaf = pi.clone().requires_grad_()
-    now = logps(leaf, every)
-    w = importance_weights(now.detach(), logps(mu, every), every.mask, **options).weights
-    scale = len(every) * probabilities(mu, every) * rewards
+    now = pi.logps()
+    w = importance_weights(now.detach(), logps(mu), every.mask, **options).weights
+    scale = len(every) * probabilities(mu) * rewards
     loss, _ = policy_loss(
         now, now.detach(), scale, every.mask, w, aggregation="dr_grpo", max_tokens=1
     )
-    return torch.autograd.grad(-loss, leaf)[0]
+    return torch.autograd.grad(-loss, pi.weight)[0]
 
 
 @WORLDS
@@ -100,13 +108,13 @@ def test_sequence_level_gives_the_true_gradient(every):
     pi, mu = pair(every)
     rewards = rewards_of(every)
     estimate = expected_gradient(pi, mu, every, rewards, cap=None, level="sequence")
-    torch.testing.assert_close(estimate, value_gradient(pi, every, rewards))
+    torch.testing.assert_close(estimate, exact.value_gradient(pi, rewards))
 
 
 def test_token_level_is_biased_beyond_one_token():
     rewards = rewards_of(FULL)
     pi, mu = pair(FULL)
-    true = value_gradient(pi, FULL, rewards)
+    true = exact.value_gradient(pi, rewards)
     estimate = expected_gradient(pi, mu, FULL, rewards, cap=None, level="token")
     assert (estimate - true).norm() / true.norm() > 0.1
 
@@ -114,7 +122,7 @@ def test_token_level_is_biased_beyond_one_token():
     pi, mu = pair(single)
     rewards = rewards_of(single)
     estimate = expected_gradient(pi, mu, single, rewards, cap=None, level="token")
-    torch.testing.assert_close(estimate, value_gradient(pi, single, rewards))
+    torch.testing.assert_close(estimate, exact.value_gradient(pi, rewards))
 
 
 @WORLDS
@@ -127,7 +135,7 @@ def test_on_policy_both_levels_are_exact_and_no_cap_bites(every):
         assert (result.ess, result.mean_ratio, result.max_ratio) == (1.0, 1.0, 1.0)
         assert (result.clipped_fraction, result.kl_k1, result.kl_k3) == (0.0, 0.0, 0.0)
         estimate = expected_gradient(pi, pi, every, rewards, level=level)
-        torch.testing.assert_close(estimate, value_gradient(pi, every, rewards))
+        torch.testing.assert_close(estimate, exact.value_gradient(pi, rewards))
 
 
 # --- numerics 2 and 3: what the cap does --------------------------------------------------------
@@ -137,7 +145,7 @@ def test_on_policy_both_levels_are_exact_and_no_cap_bites(every):
 @pytest.mark.parametrize("cap", [0.5, 1.0, 2.0, 10.0])
 def test_truncation_bias_identity_and_bounds(every, cap):
     pi, mu = pair(every, distance=1.5)
-    p, q, f = probabilities(pi, every), probabilities(mu, every), rewards_of(every) - 0.3
+    p, q, f = probabilities(pi), probabilities(mu), rewards_of(every) - 0.3
     w = sequence_weights(weigh(pi, mu, every, cap=cap, level="sequence"))
     bias = (q * w * f).sum() - (p * f).sum()
     torch.testing.assert_close(bias, -(q * (p / q - cap).clamp(min=0) * f).sum())
@@ -149,7 +157,7 @@ def test_truncation_bias_identity_and_bounds(every, cap):
 @pytest.mark.parametrize("cap", [0.5, 1.0, 2.0, 10.0])
 def test_sequence_truncation_is_exact_for_min_and_masking_for_the_rest(every, cap):
     pi, mu = pair(every, distance=1.5)
-    p, q = probabilities(pi, every), probabilities(mu, every)
+    p, q = probabilities(pi), probabilities(mu)
     truncated = weigh(pi, mu, every, cap=cap, level="sequence", mode="truncate")
     torch.testing.assert_close(q * sequence_weights(truncated), torch.minimum(p, cap * q))
     masked = weigh(pi, mu, every, cap=cap, level="sequence", mode="mask")
@@ -202,10 +210,11 @@ def test_a_ratio_equal_to_the_cap_is_not_above_it():
 
 def test_population_ess_is_one_over_one_plus_chi_square():
     mu, rows = population()
-    pi = random_table(FULL, 3)
-    p, q = probabilities(pi, FULL), probabilities(mu, FULL)
+    pi = random_policy(FULL, 3)
+    p, q = probabilities(pi), probabilities(mu)
     chi_square = ((p - q).square() / q).sum()
-    batch = logps(pi, FULL)[rows], logps(mu, FULL)[rows], FULL.mask[rows]
+    torch.testing.assert_close(exact.chi_square(logps(pi), logps(mu)), chi_square)
+    batch = logps(pi)[rows], logps(mu)[rows], FULL.mask[rows]
     for cap in (None, 10.0, 1.0, 1e-3):  # raw statistics: whatever the cap
         result = importance_weights(*batch, cap=cap, level="sequence")
         assert result.ess == pytest.approx(1 / (1 + chi_square.item()), rel=1e-12)
@@ -218,11 +227,11 @@ def test_population_ess_is_one_over_one_plus_chi_square():
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_k1_and_k3_are_unbiased_for_the_kl_from_sampler_to_target(level):
     mu, rows = population()
-    pi = random_table(FULL, 3)
-    p, q = probabilities(pi, FULL), probabilities(mu, FULL)
+    pi = random_policy(FULL, 3)
+    p, q = probabilities(pi), probabilities(mu)
     per_token = ((q * (q / p).log()).sum() / 3).item()
     reverse = ((p * (p / q).log()).sum() / 3).item()
-    batch = logps(pi, FULL)[rows], logps(mu, FULL)[rows], FULL.mask[rows]
+    batch = logps(pi)[rows], logps(mu)[rows], FULL.mask[rows]
     result = importance_weights(*batch, level=level)
     assert result.kl_k1 == pytest.approx(per_token, rel=1e-12)
     assert result.kl_k3 == pytest.approx(per_token, rel=1e-12)
@@ -241,8 +250,8 @@ def test_k1_is_signed_and_k3_is_not():
 @pytest.mark.parametrize("cap", [1.5, 2.0, 4.0, 10.0])
 def test_how_many_ratios_the_cap_can_touch_is_bounded_by_the_kl(cap):
     mu, rows = population()
-    pi = mu + 2.0 * random_table(FULL, 5)
-    batch = logps(pi, FULL)[rows], logps(mu, FULL)[rows], FULL.mask[rows]
+    pi = near(mu, 5, 2.0)
+    batch = logps(pi)[rows], logps(mu)[rows], FULL.mask[rows]
     result = importance_weights(*batch, cap=cap, level="sequence")
     bound = 3 * result.kl_k1 / (cap - 1 - math.log(cap))
     assert result.clipped_fraction <= bound
@@ -316,7 +325,7 @@ def same(a, b):
 @pytest.mark.parametrize("junk", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_padding_never_leaks(junk, level):
     pi, mu = pair(ENDED)
-    target, sampler, mask = logps(pi, ENDED), logps(mu, ENDED), ENDED.mask
+    target, sampler, mask = logps(pi), logps(mu), ENDED.mask
     clean = importance_weights(target, sampler, mask, level=level)
     assert (clean.weights[~mask] == 0).all() and (clean.weights[mask] > 0).all()
     dirty = importance_weights(target.masked_fill(~mask, junk), sampler, mask, level=level)
@@ -328,18 +337,18 @@ def test_padding_never_leaks(junk, level):
 
 def test_a_mask_shifted_by_one_changes_the_weights():
     pi, mu = pair(ENDED)
-    target, sampler = logps(pi, ENDED), logps(mu, ENDED)
+    target, sampler = logps(pi), logps(mu)
     short = torch.nn.functional.pad(ENDED.mask[:, 1:], (0, 1))  # loses the end-of-text token
     exact = importance_weights(target, sampler, ENDED.mask, cap=None, level="sequence")
     wrong = importance_weights(target, sampler, short, cap=None, level="sequence")
-    q = probabilities(mu, ENDED)
+    q = probabilities(mu)
     assert abs((q * sequence_weights(exact)).sum() - 1) < 1e-12
     assert abs((q * sequence_weights(wrong)).sum() - 1) > 0.05
 
 
 def test_rows_without_tokens_count_for_nothing():
     pi, mu = pair(ENDED)
-    target, sampler, mask = logps(pi, ENDED), logps(mu, ENDED), ENDED.mask
+    target, sampler, mask = logps(pi), logps(mu), ENDED.mask
     none = torch.zeros(2, 3)
     for level in ("token", "sequence"):
         with_rows = importance_weights(
@@ -393,9 +402,8 @@ def test_whatever_the_ratios(log_ratio, level, mode, cap):
 
 
 def draws(every, count=4, seed=20):
-    pi = random_table(every, seed)
-    tables = [pi + random_table(every, seed + 1 + j) for j in range(count)]
-    return pi, torch.stack([logps(table, every) for table in tables])
+    pi = random_policy(every, seed)
+    return pi, torch.stack([logps(near(pi, seed + 1 + j)) for j in range(count)])
 
 
 @WORLDS
@@ -411,7 +419,7 @@ def test_mixture_conditionals_multiply_to_the_mean_of_the_draws(every):
 def test_mixture_conditionals_are_distributions(every):
     _, each = draws(every)
     mixed = mixture_logps(each, every.mask)
-    for prefix in range(every.prefix_count):
+    for prefix in range(len(every.texts)):
         here = every.mask & (every.prefixes == prefix)
         chosen, p = every.tokens[here].tolist(), mixed[here].exp().tolist()
         assert sum(dict(zip(chosen, p, strict=True)).values()) == pytest.approx(1.0, rel=1e-12)
@@ -420,7 +428,7 @@ def test_mixture_conditionals_are_distributions(every):
 @WORLDS
 def test_mixture_weights_are_exact_and_vary_less(every):
     pi, each = draws(every)
-    target = logps(pi, every)
+    target = logps(pi)
     q = each.sum(-1).exp()  # [N, B]
     options = {"cap": None, "level": "sequence"}
     mixed = mixture_logps(each, every.mask)

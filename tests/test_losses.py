@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from enumerable import logps as table_logps
-from enumerable import probabilities, random_table, trajectories, value_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.exact import probabilities, value_gradient
 from psn_tutorial.losses import AGGREGATIONS, kl_k3, loss_normaliser, policy_loss
+from psn_tutorial.models.tabular import TabularPolicy, random_policy, trajectories
 
 aggregations = pytest.mark.parametrize("aggregation", AGGREGATIONS)
 
@@ -197,20 +197,20 @@ def test_the_own_normaliser_is_the_default(aggregation):
 def test_one_on_policy_update_follows_the_exact_policy_gradient(end):
     """Every trajectory once, its reward times its probability: the loss is an expectation."""
     every = trajectories(3, 3, end)
-    table = random_table(every, 0).requires_grad_()
+    policy = random_policy(every, 0)
     generator = torch.Generator().manual_seed(1)
     rewards = torch.rand(len(every), generator=generator, dtype=torch.float64)
-    now = table_logps(table, every)
-    p = probabilities(table, every).detach()
+    now = policy.logps()
+    p = probabilities(now).detach()
     advantages = len(every) * p * (rewards - 0.4)  # a baseline changes nothing
-    true = value_gradient(table, every, rewards)
+    true = value_gradient(policy, rewards)
 
     def gradient(aggregation, max_tokens=None, normaliser=None):
         loss, _ = policy_loss(
             now, now.detach(), advantages, every.mask,
             aggregation=aggregation, max_tokens=max_tokens, normaliser=normaliser,
         )
-        return torch.autograd.grad(-loss, table, retain_graph=True)[0]
+        return torch.autograd.grad(-loss, policy.weight, retain_graph=True)[0]
 
     torch.testing.assert_close(gradient("dr_grpo", max_tokens=1), true)
     torch.testing.assert_close(gradient("dapo", normaliser=len(every)), true)
@@ -225,21 +225,20 @@ def test_one_on_policy_update_follows_the_exact_policy_gradient(end):
     loss, _ = policy_loss(
         now, now.detach(), advantages, shifted, aggregation="dr_grpo", max_tokens=1
     )
-    wrong = torch.autograd.grad(-loss, table)[0]
+    wrong = torch.autograd.grad(-loss, policy.weight)[0]
     assert (wrong - true).norm() > 0.05 * true.norm()
 
 
 def test_off_policy_gradient_is_importance_sampling_towards_the_current_policy():
     every = trajectories(3, 1)
-    old = random_table(every, 0)
-    table = (old + 0.05 * random_table(every, 1)).requires_grad_()
-    rewards = f64([0.3, 0.9, 0.1])
+    old = random_policy(every, 0)
+    policy = TabularPolicy(every, old.features, old.weight + random_policy(every, 1, 0.05).weight)
+    rewards, sampled = f64([0.3, 0.9, 0.1]), old.logps().detach()
     loss, _ = policy_loss(
-        table_logps(table, every), table_logps(old, every),
-        3 * probabilities(old, every) * rewards, every.mask, clip_low=1.0, clip_high=100.0,
+        policy.logps(), sampled, 3 * probabilities(sampled) * rewards, every.mask, clip_low=1.0, clip_high=100.0
     )
-    (gradient,) = torch.autograd.grad(-loss, table)
-    torch.testing.assert_close(gradient, value_gradient(table, every, rewards))
+    (gradient,) = torch.autograd.grad(-loss, policy.weight)
+    torch.testing.assert_close(gradient, value_gradient(policy, rewards))
 
 
 def test_the_same_tensor_as_old_still_learns():
@@ -279,9 +278,9 @@ def test_k3_by_hand_and_its_minimum():
 
 def test_k3_is_unbiased_for_kl_of_the_policy_to_the_reference():
     every = trajectories(5, 1)
-    pi, ref = random_table(every, 0), random_table(every, 1)
-    p, q = probabilities(pi, every), probabilities(ref, every)
-    k3 = kl_k3(table_logps(pi, every), table_logps(ref, every))[:, 0]
+    pi, ref = random_policy(every, 0).logps().detach(), random_policy(every, 1).logps().detach()
+    p, q = probabilities(pi), probabilities(ref)
+    k3 = kl_k3(pi, ref)[:, 0]
     torch.testing.assert_close((p * k3).sum(), (p * (p / q).log()).sum())
     assert abs((p * k3).sum() - (q * (q / p).log()).sum()) > 0.01  # not the other direction
 
