@@ -1,0 +1,273 @@
+"""The checkers of the exercises: the library passes, every plausible mistake fails and is named, nothing is raised."""
+
+import math
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psn_tutorial.advantages import group_advantages
+from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import pass_at_k
+from psn_tutorial.exact import gaussian_mean, population_coverage
+from psn_tutorial.exercises import EXERCISES, check
+from psn_tutorial.importance import importance_weights, mixture_logps
+from psn_tutorial.losses import policy_loss
+from psn_tutorial.schedulers import KLTargetSigma
+
+names = pytest.mark.parametrize("name", EXERCISES)
+MISTAKES = [(name, mistake) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]
+
+
+def clipped_term(ratio, advantage, clip_low, clip_high):
+    """The library's loss of a single token, turned round."""
+    logps, ones = ratio.log().view(1, 1), torch.ones(1, 1)
+    loss, _ = policy_loss(
+        logps, 0 * logps, advantage.view(1), ones, clip_low=clip_low, clip_high=clip_high
+    )
+    return -loss
+
+
+def masked_mean_loss(per_token, mask):
+    """The library's loss where the weights carry the per-token losses."""
+    zeros = torch.zeros_like(per_token)
+    return policy_loss(zeros, zeros, -torch.ones(len(mask)), mask, per_token)[0]
+
+
+def mixture_weights(target_logps, draws_logps):
+    mask = torch.ones(len(target_logps), 1)
+    mixture = mixture_logps(draws_logps[..., None], mask)
+    return importance_weights(target_logps[:, None], mixture, mask, cap=None).weights[:, 0]
+
+
+def effective_sample_size(ratios):
+    logps = ratios.log()[None]
+    return importance_weights(logps, 0 * logps, torch.ones_like(logps)).ess
+
+
+def consistent_success(log_odds, sigma, steps):
+    return gaussian_mean(lambda noise: torch.sigmoid(log_odds + noise) ** steps, sigma)
+
+
+LIBRARY = {
+    "pass_at_k": pass_at_k,
+    "expected_coverage": population_coverage,
+    "consistent_success": consistent_success,
+    "group_advantages": lambda rewards: group_advantages([rewards])[0],
+    "clipped_term": clipped_term,
+    "masked_mean_loss": masked_mean_loss,
+    "token_weights": lambda p, q, mask, cap: importance_weights(p, q, mask, cap).weights,
+    "effective_sample_size": effective_sample_size,
+    "mixture_weights": mixture_weights,
+    "kl_target_rule": lambda sigma, k1, target: KLTargetSigma(sigma, target).update({"kl_k1": k1}),
+}
+BY_READERS = {
+    "token_logps": lambda logits, tokens, t: torch.distributions.Categorical(logits=logits / t).log_prob(tokens),
+    "self_certainty": lambda logits: -np.log(len(logits)) - logits.log_softmax(0).mean(),
+    "realtime_rule": lambda sigma, indicator, target, growth: sigma * growth if indicator > target else sigma / growth,
+}
+
+
+@pytest.mark.parametrize("name, function", [*LIBRARY.items(), *BY_READERS.items()])
+def test_the_right_function_passes(name, function):
+    grade = check(name, function)
+    assert grade and grade.passed, str(grade)
+    assert str(grade) == f"passed: {name} is right in all {len(EXERCISES[name].cases)} cases"
+
+
+def test_every_exercise_has_a_right_function_above():
+    assert LIBRARY.keys() | BY_READERS.keys() == EXERCISES.keys()
+
+
+@pytest.mark.parametrize("name, mistake", MISTAKES)
+def test_a_plausible_mistake_fails_and_is_told(name, mistake):
+    """That its own name is told also proves that no two mistakes of an exercise are one."""
+    grade = check(name, EXERCISES[name].mistakes[mistake])
+    assert not grade and not grade.passed
+    assert re.fullmatch(rf".*{name}\(.*\) must be .*, got .*: {re.escape(mistake)}", str(grade)), str(grade)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("pass_at_k", "with replacement"),
+        ("pass_at_k", "first k samples in one fixed order"),
+        ("group_advantages", "biased deviation"),
+        ("group_advantages", "not with the group's own mean"),
+        ("clipped_term", "larger of the two"),
+        ("clipped_term", "whatever the sign"),
+        ("masked_mean_loss", "shifted by one"),
+        ("masked_mean_loss", "ignores the mask"),
+        ("token_logps", "temperature is missing"),
+        ("token_logps", "temperature is applied twice"),
+        ("token_logps", "the sequence's"),
+        ("consistent_success", "incoherent"),
+        ("token_weights", "upside down"),
+        ("token_weights", "whole sequence"),
+        ("token_weights", "above the cap; hold them below"),
+        ("token_weights", "shifted by one"),
+        ("effective_sample_size", "capped before the sum"),
+        ("mixture_weights", "first draw alone"),
+        ("kl_target_rule", "dead band is missing"),
+        ("kl_target_rule", "turned round"),
+        ("self_certainty", "other direction"),
+        ("realtime_rule", "turned round"),
+    ],
+)
+def test_the_mistakes_of_this_field_are_in_the_table(name, words):
+    assert any(words in mistake for mistake in EXERCISES[name].mistakes)
+
+
+@names
+def test_every_exercise_knows_several_mistakes_and_says_what_to_do(name):
+    assert len(EXERCISES[name].mistakes) >= 6
+    assert len(EXERCISES[name].task) > 60
+
+
+# Mistakes that are not in the tables: the grade says where, without a hint
+
+
+@pytest.mark.parametrize(
+    "name, function",
+    [
+        ("pass_at_k", lambda n, c, k: 1 - math.comb(n - c, k) / math.comb(n, k) if k > 1 else c / n + 1e-4),
+        ("pass_at_k", lambda n, c, k: 1 - math.prod(1 - c / (n - i) for i in range(k - 1))),
+        ("group_advantages", lambda r: [(x - np.median(r)) / (np.std(r, ddof=1) + 1e-6) for x in r]),
+        ("token_weights", lambda p, q, mask, cap: torch.exp((p - q).clamp(max=cap)) * mask),
+        ("token_weights", lambda p, q, mask, cap: (p - q).exp().clamp(max=cap) * mask / mask.sum(1, keepdim=True)),
+        ("masked_mean_loss", lambda x, mask: -(x * mask).sum(1).div(mask.sum(1)).mean()),
+        ("mixture_weights", lambda p, q: (p - q.logsumexp(0) + math.log(2)).exp()),
+        ("kl_target_rule", lambda s, k1, t: min(max(s * 1.01 ** (1 if k1 < t else -1), 1e-6), 0.5)),
+        ("realtime_rule", lambda s, i, t, g: s * g if i > t else s / g**2),
+    ],
+)
+def test_an_unknown_mistake_fails_too(name, function):
+    grade = check(name, function)
+    assert not grade and "must be" in str(grade) and "got" in str(grade)
+
+
+def test_the_sentence_names_the_input_the_expected_and_the_received_value():
+    mistake = "this draws with replacement, 1 - (1 - c/n)^k"
+    assert str(check("pass_at_k", EXERCISES["pass_at_k"].mistakes[mistake])) == (
+        f"pass_at_k(n=2, c=1, k=2) must be 1, got 0.75: {mistake}"
+    )
+    assert str(check("masked_mean_loss", lambda x, mask: x.sum())) == (
+        "masked_mean_loss(per_token=[[1, 2, 9]], mask=[[1, 1, 1]]) must be 4, got 12"
+    )
+
+
+def test_an_unfinished_function_is_not_wrong_but_not_yet():
+    def later(*arguments):
+        raise NotImplementedError
+
+    for stub, shown in ((lambda *a: ..., "..."), (lambda *a: None, "None"), (later, "NotImplementedError")):
+        grade = check("pass_at_k", stub)
+        assert not grade
+        assert str(grade) == f"not yet: pass_at_k(n=1, c=1, k=1) must be 1, got {shown}"
+
+
+def test_a_crash_is_told_with_the_input_that_caused_it():
+    grade = check("group_advantages", lambda r: [x / (max(r) - min(r)) for x in r])
+    assert str(grade).endswith("must be 0.707107, got 1")  # it is wrong before it crashes
+
+    def deviation(rewards):
+        mean = sum(rewards) / len(rewards)
+        return [(x - mean) / math.sqrt(sum((y - mean) ** 2 for y in rewards) / (len(rewards) - 1)) for x in rewards]
+
+    assert str(check("group_advantages", deviation)) == (
+        "group_advantages(rewards=[0.25, 0.25, 0.25]) must be [0, 0, 0], but it raised "
+        "ZeroDivisionError: float division by zero"
+    )
+
+
+def test_a_wrong_form_is_told():
+    expected = "effective_sample_size(ratios=[1, 1]) must be 1"
+    assert str(check("effective_sample_size", lambda w: w)) == f"{expected} (one number), got the shape [2]"
+    assert str(check("effective_sample_size", lambda w: "1")) == f"{expected}, got a str that is not made of numbers"
+    assert "must be [0.707107, -0.707107] (the shape [2]), got one number" in str(check("group_advantages", sum))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [float, np.float32, Fraction, torch.tensor, np.array, lambda x: torch.tensor(x, requires_grad=True)],
+)
+def test_numbers_arrays_and_tensors_are_all_welcome(form):
+    assert check("pass_at_k", lambda n, c, k: form(pass_at_k(n, c, k)))
+
+
+def test_lists_of_tensors_and_changed_arguments_are_welcome():
+    def in_place(logits, tokens, temperature):
+        logits /= temperature
+        logits -= logits.logsumexp(-1, keepdim=True)
+        return [[logits[b, t, token] for t, token in enumerate(row)] for b, row in enumerate(tokens)]
+
+    for _ in range(2):  # the second time the cases are what they were
+        assert check("token_logps", in_place)
+
+
+def test_an_unknown_exercise_is_the_notebooks_mistake():
+    with pytest.raises(UserError, match="name must be one of .*pass_at_k.*pass_at_K"):
+        check("pass_at_K", pass_at_k)
+
+
+class Hostile:
+    def __float__(self):
+        raise RuntimeError("no")
+
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+    __repr__ = __str__ = __len__ = __iter__ = __float__
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def raising(error):
+    def function(*arguments):
+        raise error
+
+    return function
+
+
+def endless(*arguments):
+    return endless(*arguments)
+
+
+def itself(*arguments):
+    result = []
+    result.append(result)
+    return result
+
+
+RESULTS = [
+    Hostile(), [Hostile()], 1j, np.complex64(1), np.array([None, 1]), np.array(["a"]), torch.zeros(0, 3), 10**400,
+    torch.ones(2, dtype=torch.cfloat), torch.empty(1, device="meta"), torch.ones(2).to_sparse(), {}, set(), range(3),
+    float, [[1.0], [1.0, 2.0]], [], b"1", float("nan"), float("inf"), True, (x for x in "ab"), (1, (2, (3,))), check,
+]  # fmt: skip
+HOSTILE = [raising(SystemExit(1)), raising(Unspeakable()), raising(Exception("two\nlines")), endless, itself, 3, None]
+
+
+@pytest.mark.parametrize("function", [*HOSTILE, *(lambda *a, r=r: r for r in RESULTS)])
+@names
+def test_nothing_that_a_function_does_is_raised(name, function):
+    grade = check(name, function)
+    assert not grade and "\n" not in str(grade) and str(grade)
+
+
+numbers = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(list(EXERCISES)),
+    st.recursive(numbers, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner), max_leaves=6),
+)
+def test_no_constant_is_a_solution_and_none_is_raised(name, result):
+    assert not check(name, lambda *arguments: result).passed
