@@ -1,0 +1,301 @@
+"""Mathematics in words: benchmarks from the hub or from a file, Qwen's boxed prompt, answers read by math-verify.
+
+    load_problems("gsm8k", split="test")            from the hub (needs the library datasets and, once, a network)
+    load_problems("gsm8k", path="gsm8k_test.jsonl") the same from a file
+    load_problems("word_problems", split="train")   the problems written for this project, shipped with it
+
+``Math`` makes a task of them. It is not one of ``get_task``'s: those bring a vocabulary for the tiny tokenizer and
+a shipped base, and this one wants a language model.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.settings import check_choice
+from psn_tutorial.tasks.base import Demonstration, Verdict, read_problems, require_integer, require_seed
+from psn_tutorial.tasks.splits import DATA
+from psn_tutorial.verifier import Verifier
+
+# "qwen-boxed" of SimpleRL-Zoo (hkust-nlp/simpleRL-reason, examples/simplelr_math_eval/utils.py)
+SYSTEM = "You are a helpful assistant."
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+VERIFIER = Verifier()  # its processes start with the first answer
+
+
+class Source(NamedTuple):
+    """A data set on the hub: its name, its configuration, its splits; the first is the usual one."""
+
+    hub: str
+    config: str | None
+    splits: tuple[str, ...]
+
+
+SOURCES = {
+    "gsm8k": Source("openai/gsm8k", "main", ("test", "train")),
+    "math500": Source("HuggingFaceH4/MATH-500", None, ("test",)),
+    "aime2024": Source("HuggingFaceH4/aime_2024", None, ("train",)),
+    "aime2025": Source("math-ai/aime25", None, ("test",)),
+    "amc23": Source("math-ai/amc23", None, ("test",)),
+    "minerva": Source("math-ai/minervamath", None, ("test",)),
+    "olympiadbench": Source("math-ai/olympiadbench", None, ("test",)),
+}
+OWN = "word_problems"
+OWN_SPLITS = ("train", "eval")
+EVERY = 4  # one in four of the own problems is for evaluation
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question and its reference answer (a number, or LaTeX without dollars); the rest may be empty.
+
+    level: difficulty, 1-5 where the source grades it, else 0.
+    """
+
+    question: str
+    answer: str
+    solution: str = ""
+    id: str = ""
+    topic: str = ""
+    level: int = 0
+
+
+# Answers
+
+
+def verify_math(response: str, gold: str) -> bool:
+    """Does the final answer of ``response`` equal ``gold``? math-verify's verdict, from a pool of processes.
+
+    gold: the reference answer alone, a number or LaTeX without dollars. Returns False for hostile text too, within
+    2 seconds of processor time. Works in any thread. Raises UserError when math-verify is not installed.
+    """
+    return VERIFIER.verify(response, gold).correct
+
+
+def verify_many(responses: Sequence[str], golds: Sequence[str]) -> list[bool]:
+    """``verify_math`` of each response and its gold answer, several at the same time."""
+    return [verdict.correct for verdict in VERIFIER.verify_many(responses, golds)]
+
+
+# Problems
+
+
+def load_problems(source: str, split: str | None = None, path: str | Path | None = None) -> list[Problem]:
+    """The problems of ``source``: one of SOURCES from the hub, "word_problems", or with ``path`` those of a file.
+
+    source: upper and lower case and hyphens do not matter ("MATH-500"). With ``path`` it is a name and no more.
+    split: None is the usual one of a benchmark, and all of the own problems.
+    path: JSON lines with the fields of any of these sets; see ``read_row``.
+
+    Raises UserError for an unknown name or split, a file line that is wrong (by its number), an unreachable hub.
+    """
+    if path is not None:
+        return read_problems(path, Math())
+    name = re.sub(r"[^a-z0-9]", "", source.lower())
+    if name == OWN.replace("_", ""):
+        return _own_problems(split)
+    if name not in SOURCES:
+        names = [OWN, *SOURCES]
+        raise UserError(f"source must be one of {', '.join(names)}, got {source!r}{suggest(source, names)}")
+    usual = SOURCES[name].splits[0]
+    check_choice("split", split or usual, SOURCES[name].splits)
+    rows = _from_hub(name, split or usual)
+    return [read_row(row, f"{name} row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _own_problems(split: str | None) -> list[Problem]:
+    problems = read_problems(DATA / f"{OWN}.jsonl", Math())
+    if split is None:
+        return problems
+    check_choice("split", split, OWN_SPLITS)
+    return [p for number, p in enumerate(problems, start=1) if (number % EVERY == 0) is (split == "eval")]
+
+
+def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
+    source = SOURCES[name]
+    instead = "or give path=, a file of it with a JSON object on each line"
+    try:
+        from datasets import load_dataset  # here: it takes seconds to import
+    except ImportError:
+        raise UserError(f"{name} is on the hub: pip install datasets, {instead}") from None
+    try:
+        return load_dataset(source.hub, source.config, split=split)
+    except Exception as error:  # whatever the network, the hub, the cache and the library have to say
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"cannot load {name} ({source.hub}, split {split}) from the hub: {why}; {instead}") from error
+
+
+def read_row(row: Mapping[str, Any], where: str) -> Problem:
+    """A problem from a row of any of these sets; the fields it has tell which.
+
+    The question is ``question`` or ``problem``. The answer is ``final_answer`` (OlympiadBench: a list), ``answer``
+    (of GSM8K: what follows the last ####), or the last \\boxed{} of ``solution`` (MATH). Raises UserError starting
+    with ``where``.
+    """
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} must be a JSON object, got {type(row).__name__}")
+    question = _text(row, ("question", "problem"), where)
+    solution = _lines(row.get("solution"))
+    if row.get("final_answer") is not None:
+        answer = _final_answer(row["final_answer"], where)
+    elif row.get("answer") is not None:
+        answer = _plain(row["answer"], f"{where}: answer")
+        if "####" in answer:
+            solution, answer = answer.rsplit("####", 1)
+            answer = answer.replace(",", "")
+    elif solution:
+        answer = last_boxed(solution)
+        if answer is None:
+            raise UserError(f"{where}: there is no answer, and solution holds no complete \\boxed{{...}}")
+    else:
+        raise UserError(f"{where} must have the field answer, final_answer or solution, it has {_names(row)}")
+    answer = answer.strip()
+    if len(answer) > 1 and answer[0] == answer[-1] == "$":
+        answer = answer.strip("$").strip()
+    if not answer:
+        raise UserError(f"{where}: answer is empty")
+    level = re.search(r"[0-9]+", str(row.get("level", "")))
+    return Problem(
+        question, answer, solution.strip(), str(_first(row, ("id", "unique_id", "idx"))),
+        str(_first(row, ("topic", "subject", "subfield", "type"))), int(level[0][:9]) if level else 0,
+    )  # fmt: skip
+
+
+def last_boxed(text: str) -> str | None:
+    """What the last \\boxed{...} of ``text`` holds, with its braces balanced; None if there is none."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    start += len("\\boxed{")
+    depth = 1
+    for position in range(start, len(text)):
+        depth += (text[position] == "{") - (text[position] == "}")
+        if depth == 0:
+            return text[start:position]
+    return None
+
+
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((row[name] for name in names if row.get(name) not in (None, "")), "")
+
+
+def _text(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
+    value = _first(row, names)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where} must have its text in the field {' or '.join(names)}, it has {_names(row)}")
+    return value.strip()
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, row))[:80] or "none"
+
+
+def _lines(value: Any) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _plain(value: Any, what: str) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{what} must be text or a number, got {repr(value)[:80]}")
+
+
+def _final_answer(value: Any, where: str) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(_plain(v, f"{where}: final_answer").strip().strip("$") for v in values)
+
+
+# The task
+
+
+@dataclass(frozen=True)
+class Math:
+    """Problems of ``load_problems`` as a ``Task`` (see :mod:`psn_tutorial.tasks.base`).
+
+    source, split, path: what ``generate`` draws from, as for ``load_problems``.
+    completion: tokens that an answer may have.
+    """
+
+    source: str = OWN
+    split: str | None = None
+    path: str | None = None
+    completion: int = 1024
+
+    def __post_init__(self) -> None:
+        require_integer("completion", self.completion, 1, 10**6)
+
+    @property
+    def name(self) -> str:
+        return "math"
+
+    @property
+    def words(self) -> list[str]:
+        """None: the tokenizer is that of a language model."""
+        return []
+
+    def generate(self, seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
+        """``count`` different problems of the source, in an order that the seed gives."""
+        taken = set(exclude)
+        pool = [p for p in load_problems(self.source, self.split, self.path) if p not in taken]
+        require_integer("count", count, 0, len(pool))
+        return random.Random(require_seed(seed)).sample(pool, count)
+
+    def messages(self, problem: Problem) -> list[dict[str, str]]:
+        """The prompt as a conversation, for a tokenizer's chat template."""
+        return [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": f"{problem.question}\n{INSTRUCTION}"},
+        ]
+
+    def prompt(self, problem: Problem) -> str:
+        """Qwen's boxed format: what its chat template makes of ``messages``, up to where the answer begins."""
+        turns = (f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in self.messages(problem))
+        return "".join(turns) + "<|im_start|>assistant\n"
+
+    @property
+    def ends(self) -> bool:
+        return True
+
+    def max_tokens(self, problem: Problem) -> int:
+        return self.completion
+
+    def verify(self, response: str, problem: Problem) -> Verdict:
+        """As ``verify_math``; the reason says what was read, or that the time ran out."""
+        return self.verify_many([response], [problem])[0]
+
+    def verify_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        """The verdict on each response, several at the same time."""
+        golds = [problem.answer for problem in problems]
+        return [
+            Verdict(True, "", gold, gold) if verdict.correct else verdict
+            for verdict, gold in zip(VERIFIER.verify_many(responses, golds), golds, strict=True)
+        ]
+
+    def solutions(self, problem: Problem) -> list[str]:
+        """The answer: ways to it are not told apart."""
+        return [problem.answer]
+
+    def families(self, problem: Problem) -> list[str]:
+        return [problem.answer]
+
+    def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
+        """The worked solution, then the boxed answer. Raises UserError if the problem brings no solution."""
+        if not problem.solution:
+            raise UserError(f"problem {problem.id or problem.question[:40]!r} has no solution to demonstrate")
+        worked = re.sub(r"<<.*?>>", "", problem.solution)  # GSM8K's marks for a calculator
+        words = f"{worked} The answer is \\boxed{{{problem.answer}}}.".split()
+        return Demonstration(" ".join(words), loss=(True,) * len(words))
+
+    def to_json(self, problem: Problem) -> dict[str, Any]:
+        names = ["id", "level", "topic", "question", "solution", "answer"]
+        return {name: value for name in names if (value := getattr(problem, name)) or name == "answer"}
+
+    def from_json(self, fields: Mapping[str, Any], where: str) -> Problem:
+        return read_row(fields, where)
