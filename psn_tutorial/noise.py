@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.settings import check_choice, check_count
 
 TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
+CARRIERS = ("auto", "weights", "dense", "lowrank")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class NoiseConfig:
         relative: scale sigma by the root mean square of each tensor (the paper's sigma is absolute).
         seed: base seed of all draws.
         antithetic: draw 2j + 1 is minus draw 2j.
+        carrier: how the noise rides on the model while it samples, one of CARRIERS; see
+            :mod:`psn_tutorial.carriers`. :func:`perturbed` and :func:`stacked` are the carrier "weights".
+        rank: of the noise, for the carrier "lowrank".
     """
 
     sigma: float
@@ -40,10 +45,14 @@ class NoiseConfig:
     relative: bool = False
     seed: int = 0
     antithetic: bool = False
+    carrier: str = "auto"
+    rank: int = 16
 
     def __post_init__(self):
         if not 0 <= self.sigma < float("inf"):
             raise UserError(f"sigma must be a finite number >= 0, got {self.sigma}")
+        check_choice("carrier", self.carrier, CARRIERS)
+        check_count("rank", self.rank)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,8 @@ def role(name: str) -> str:
     return "other"
 
 
-def _wanted(name: str, targets: str) -> bool:
+def wanted(name: str, targets: str) -> bool:
+    """Does ``targets``, a role or a regular expression, name the parameter called ``name``?"""
     if targets in TARGETS:
         return targets == "all" or role(name) == targets
     return re.search(targets, name) is not None
@@ -117,7 +127,7 @@ def select(model: nn.Module, targets: str) -> list[_Target]:
             target = found.setdefault(id(parameter), _Target(parameter))
             target.names.append(name)
             target.owners.append((module, attribute))
-            if _wanted(name, targets):
+            if wanted(name, targets):
                 wanted.add(id(parameter))
     chosen = [target for key, target in found.items() if key in wanted]
     if not chosen:
@@ -245,7 +255,7 @@ def stacked(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
             module.__dict__.pop("forward", None)
 
 
-def _share(x: Tensor, draws: int) -> Tensor:
+def share_rows(x: Tensor, draws: int) -> Tensor:
     """[B, ..., C] -> [N, B/N * ..., C]: the rows of each draw together."""
     if x.shape[0] % draws:
         raise UserError(f"the batch must be a multiple of the {draws} draws, got {x.shape[0]} rows")
@@ -259,7 +269,7 @@ def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) 
         bias = tensors["bias"][:, None] if "bias" in tensors else module.bias
 
         def linear(x: Tensor) -> Tensor:
-            rows = _share(x, draws)
+            rows = share_rows(x, draws)
             out = rows @ weight if bias is None else rows @ weight + bias
             return out.view(*x.shape[:-1], -1)
 
@@ -269,7 +279,7 @@ def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) 
 
         def embedding(ids: Tensor) -> Tensor:
             offset = torch.arange(draws, device=ids.device)[:, None] * size
-            return F.embedding(_share(ids[..., None], draws)[..., 0] + offset, weight).view(*ids.shape, -1)
+            return F.embedding(share_rows(ids[..., None], draws)[..., 0] + offset, weight).view(*ids.shape, -1)
 
         return embedding
     if hasattr(module, "variance_epsilon"):
@@ -277,7 +287,7 @@ def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) 
 
         def rms_norm(x: Tensor) -> Tensor:
             normed = F.rms_norm(x.float(), x.shape[-1:], eps=module.variance_epsilon).to(x.dtype)
-            return (_share(normed, draws) * weight).view(x.shape)
+            return (share_rows(normed, draws) * weight).view(x.shape)
 
         return rms_norm
     raise UserError(

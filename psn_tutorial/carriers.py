@@ -1,0 +1,146 @@
+"""How the noise rides on a model: in its weights, or beside weights that must not be touched.
+
+A quantised base cannot take noise into its weights: rounding noisy weights to 4 bits again changes no code at useful
+sizes, and adding and removing noise through a merged adapter drifts. So the noise rides beside the base, in the
+forward pass of the linear layers alone, and the base stays what it was, bit for bit:
+
+    "weights"  theta + eps in the parameters themselves (:mod:`psn_tutorial.noise`); for ordinary models
+    "dense"    a noisy copy of the dequantised weight; the reference, at 2 bytes per perturbed weight and draw
+    "lowrank"  eps = B A of rank r with entries of standard deviation sigma, never formed: x -> W x + B (A x)
+
+Every carrier takes several draws at once: row b of B rows uses ``draws[b // (B // N)]``, one pass serves all. Each
+yields the same receipt. LoRA weights are never perturbed: while B is zero nothing would happen, and later the size of
+the effect would move with B.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.models.qlora import dense_weight, four_bit_layers
+from psn_tutorial.noise import NoiseConfig, NoiseReceipt, gaussian, perturbed, share_rows, stacked, wanted
+
+
+@contextmanager
+def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iterator[NoiseReceipt]:
+    """The model with the noise of these draws, by the carrier that ``config`` names.
+
+    "auto" is "lowrank" for a model with 4-bit layers and "weights" for any other.
+
+    Raises:
+        UserError: no draw, a filter that matches nothing that the carrier can carry.
+    """
+    if not len(draws):
+        raise UserError("draws must name at least one draw, got none")
+    kind = config.carrier
+    if kind == "auto":
+        kind = "lowrank" if four_bit_layers(model) else "weights"
+    if kind == "weights" and len(draws) == 1:
+        context = perturbed(model, config, draws[0])
+    elif kind == "weights":
+        context = stacked(model, config, draws)
+    else:
+        context = _beside(model, config, draws, _dense if kind == "dense" else _low_rank)
+    with context as receipt:
+        yield receipt
+
+
+def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:
+    """The linear layers whose weight ``targets`` names, by the name that weight has in the bare model.
+
+    peft's wrapping is looked through and its own layers are left out, so that a draw is the same noise on a model
+    with an adapter, in 4 bits or not.
+
+    Raises:
+        UserError: no linear layer matches.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or "lora_" in path:
+            continue
+        name = re.sub(r"^base_model\.model\.|\.base_layer", "", f"{path}.weight")
+        if wanted(name, targets):
+            found[name] = module
+    if not found:
+        raise UserError(
+            f"targets {targets!r} matches no linear layer of the model; a carrier beside the weights rides on the "
+            "linear layers of mlp, attention and head only"
+        )
+    return found
+
+
+Noisy = tuple[Callable[[Tensor], Tensor], float, float]  # a forward pass; mean square and unchanged share of its noise
+
+
+@contextmanager
+def _beside(
+    model: nn.Module, config: NoiseConfig, draws: Sequence[int], carry: Callable[..., Noisy]
+) -> Iterator[NoiseReceipt]:
+    """Give each target a noisy forward pass for the length of the block; take it away again, whatever happens."""
+    layers = linear_layers(model, config.targets)
+    entries = wanted_square = square = unchanged = 0.0
+    try:
+        for name, layer in layers.items():
+            weight = dense_weight(layer) if carry is _dense or config.relative else None
+            scale = config.sigma
+            if config.relative:
+                scale *= float(weight.float().square().mean().sqrt())
+            layer.forward, mean_square, same = carry(layer, weight, config, draws, name, scale)
+            count = layer.in_features * layer.out_features
+            entries += count
+            wanted_square += count * scale**2
+            square += count * mean_square
+            unchanged += count * same
+        rms = [(total / entries) ** 0.5 for total in (wanted_square, square)]
+        yield NoiseReceipt(tuple(layers), int(entries), *rms, square**0.5, unchanged / entries)
+    finally:
+        for layer in layers.values():
+            layer.__dict__.pop("forward", None)
+
+
+def _dense(
+    layer: nn.Module, weight: Tensor, config: NoiseConfig, draws: Sequence[int], name: str, scale: float
+) -> Noisy:
+    """Multiply by noisy copies [N, out, in] of the weight, rounded to its type as :func:`perturbed` rounds."""
+    clean = weight.float()
+    noisy = torch.stack([
+        gaussian(config, draw, name, weight.shape).to(weight.device).mul_(scale).add_(clean).to(weight.dtype)
+        for draw in draws
+    ])  # fmt: skip
+    change = noisy.float() - clean
+
+    def forward(x: Tensor) -> Tensor:
+        rows = share_rows(x.to(noisy.dtype), len(draws))
+        out = (rows @ noisy.mT if len(draws) > 1 else nn.functional.linear(rows, noisy[0])).view(*x.shape[:-1], -1)
+        return (out if layer.bias is None else out + layer.bias.to(out.dtype)).to(x.dtype)
+
+    return forward, float(change.square().mean()), float((change == 0).float().mean())
+
+
+def _low_rank(
+    layer: nn.Module, weight: Tensor | None, config: NoiseConfig, draws: Sequence[int], name: str, scale: float
+) -> Noisy:
+    """Add B (A x) with A [N, r, in] and B [N, out, r], entries ~ N(0, s^2), s^2 = scale / sqrt(r): then the entries
+    of B A, sums of r products, have standard deviation ``scale``."""
+    rank, size = config.rank, (scale / config.rank**0.5) ** 0.5
+    dtype, device = layer.compute_dtype if hasattr(layer, "compute_dtype") else layer.weight.dtype, layer.weight.device
+    one_sided = NoiseConfig(config.sigma, config.targets, seed=config.seed)  # antithetic: B alone changes its sign
+    ups, downs = [], []
+    for draw in draws:
+        pair = draw // 2 if config.antithetic else draw
+        downs.append(gaussian(one_sided, pair, f"{name}/A", (rank, layer.in_features)))
+        ups.append(gaussian(config, draw, f"{name}/B", (layer.out_features, rank)))
+    down, up = (torch.stack(x).mul_(size).to(device=device, dtype=dtype) for x in (downs, ups))
+    # |B A|^2 = trace of (A A^T)(B^T B): r x r numbers instead of out x in.
+    square = float(((down @ down.mT).float() * (up.mT @ up).float()).sum()) / len(draws)
+    clean = layer.forward
+
+    def forward(x: Tensor) -> Tensor:
+        rows = share_rows(x.to(dtype), len(draws))
+        return clean(x) + (rows @ down.mT @ up.mT).view(*x.shape[:-1], -1).to(x.dtype)
+
+    return forward, square / (layer.in_features * layer.out_features), 0.0
