@@ -118,7 +118,7 @@ def select(model: nn.Module, targets: str) -> list[_Target]:
             f"targets must be one of {', '.join(TARGETS)} or a regular expression, got {targets!r} ({error})"
         ) from None
     found: dict[int, _Target] = {}
-    wanted = set()
+    matched = set()
     for path, module in model.named_modules(remove_duplicate=False):
         for attribute, parameter in module._parameters.items():
             if parameter is None:
@@ -128,8 +128,8 @@ def select(model: nn.Module, targets: str) -> list[_Target]:
             target.names.append(name)
             target.owners.append((module, attribute))
             if wanted(name, targets):
-                wanted.add(id(parameter))
-    chosen = [target for key, target in found.items() if key in wanted]
+                matched.add(id(parameter))
+    chosen = [target for key, target in found.items() if key in matched]
     if not chosen:
         example = ", ".join(target.names[0] for target in list(found.values())[:3])
         raise UserError(f"targets {targets!r} matches no parameter of the model, whose names look like {example}")
