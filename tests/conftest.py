@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer
+from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer, quiet
 from psn_tutorial.tasks import get_task
 
 
@@ -27,5 +27,24 @@ def policy():
                 if "norm" not in name:
                     parameter.mul_(scale)
         return task, tokenizer, model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A function architecture -> the folder of a small random checkpoint, as a hub model would lie on the disk."""
+    folders = {}
+
+    def make(architecture="qwen3"):
+        if architecture not in folders:
+            folder = folders[architecture] = tmp_path_factory.mktemp(architecture)
+            tokenizer = build_tokenizer([str(number) for number in range(61)])
+            tied = architecture == "qwen3"
+            model = build_model(TinyConfig(architecture, 64, heads=2, kv_heads=1, ff=128, tied=tied), tokenizer)
+            with quiet():
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+        return folders[architecture]
 
     return make

@@ -9,6 +9,8 @@ sampling, training and a reload agree; the adapter is float32.
 """
 
 import gc
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +93,7 @@ def load_base(config: QLoRAConfig, device: str = "cpu") -> tuple[nn.Module, PreT
 
 
 def _nf4(config: QLoRAConfig):
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a package it does not need
     try:
         import bitsandbytes  # noqa: F401
         from transformers import BitsAndBytesConfig
@@ -141,8 +144,9 @@ def adapted(model: nn.Module, config: QLoRAConfig) -> nn.Module:
     settings = LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=list(ADAPTED), task_type="CAUSAL_LM", lora_dropout=0.0
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(config.seed)  # peft draws A from torch's global generator
+        warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers
         return get_peft_model(model, settings).eval()
 
 

@@ -1,0 +1,173 @@
+"""Noise beside the weights: the same noise, nothing left behind, each row its own draw."""
+
+import pytest
+import torch
+
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("peft")
+
+from psn_tutorial.carriers import carried, linear_layers  # noqa: E402
+from psn_tutorial.errors import UserError  # noqa: E402
+from psn_tutorial.models.decoder import forward  # noqa: E402
+from psn_tutorial.models.qlora import QLoRAConfig, dequantised, load_base, load_qlora  # noqa: E402
+from psn_tutorial.noise import NoiseConfig, perturbed  # noqa: E402
+
+IDS = torch.randint(3, 40, (6, 7), generator=torch.Generator().manual_seed(0))
+BESIDE = pytest.mark.parametrize("carrier", ["dense", "lowrank"])
+
+
+@pytest.fixture
+def model(checkpoint):
+    model, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute="float32", rank=4))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+@torch.no_grad()
+def logits(model, ids=IDS):
+    return forward(model, ids)
+
+
+def effective(layer):
+    """The matrix a linear layer multiplies with, by feeding it the unit vectors."""
+    with torch.no_grad():
+        return layer(torch.eye(layer.in_features)).T
+
+
+@BESIDE
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_no_noise_is_bitwise_the_clean_model(checkpoint, carrier, compute):
+    model, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute=compute))
+    clean = logits(model)
+    for draws in ([0], [0, 1, 2]):
+        with carried(model, NoiseConfig(0.0, carrier=carrier), draws) as receipt:
+            if len(draws) == 1 or carrier == "lowrank":
+                assert torch.equal(logits(model), clean)
+            else:  # one batched product instead of several plain ones may round otherwise
+                torch.testing.assert_close(logits(model), clean, atol=2e-2, rtol=1e-3)
+        assert receipt.realised_sigma == receipt.norm == 0
+
+
+@BESIDE
+def test_nothing_is_left_behind(model, carrier):
+    clean = logits(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(KeyError), carried(model, NoiseConfig(0.1, "mlp", carrier=carrier), [0, 1]):
+        assert (logits(model) - clean).abs().max() > 0.01
+        raise KeyError
+    assert torch.equal(logits(model), clean)
+    assert all(torch.equal(p.view(torch.uint8), before[n].view(torch.uint8)) for n, p in model.named_parameters())
+    assert not any("forward" in vars(layer) for layer in linear_layers(model, "all").values())
+
+
+def test_the_dense_carrier_is_the_noise_of_the_bare_model(checkpoint):
+    """Same names, same draw: what perturbed does to the dequantised weights."""
+    config = QLoRAConfig(str(checkpoint()), compute="float32")
+    four, _ = load_qlora(config)
+    bare = dequantised(load_base(config)[0])
+    for noise in (NoiseConfig(0.05, "mlp", seed=3, carrier="dense"), NoiseConfig(0.3, "attention", relative=True,
+                                                                                 carrier="dense")):  # fmt: skip
+        with perturbed(bare, noise, draw=5) as expected:
+            there = logits(bare)
+        with carried(four, noise, [5]) as receipt:
+            torch.testing.assert_close(logits(four), there, atol=1e-5, rtol=1e-4)
+        assert receipt.names == tuple(n for n in expected.names if "norm" not in n)
+        assert receipt.realised_sigma == pytest.approx(expected.realised_sigma, rel=1e-4)
+        assert receipt.requested_sigma == pytest.approx(expected.requested_sigma, rel=1e-4)
+        assert receipt.norm == pytest.approx(expected.norm, rel=1e-4) and receipt.entries == expected.entries
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_the_low_rank_noise_has_its_rank_its_size_and_its_receipt(model, rank):
+    layers = linear_layers(model, "mlp")
+    clean = {name: effective(layer) for name, layer in layers.items()}
+    with carried(model, NoiseConfig(0.1, "mlp", carrier="lowrank", rank=rank), [2]) as receipt:
+        noise = {name: effective(layer) - clean[name] for name, layer in layers.items()}
+    square = sum(float(change.square().sum()) for change in noise.values())
+    assert receipt.norm == pytest.approx(square**0.5, rel=1e-3)
+    assert receipt.realised_sigma == pytest.approx((square / receipt.entries) ** 0.5, rel=1e-3)
+    assert receipt.realised_sigma == pytest.approx(0.1, rel=0.35)
+    assert receipt.requested_sigma == pytest.approx(0.1)
+    for change in noise.values():
+        values = torch.linalg.svdvals(change)
+        assert int((values > 1e-4 * values[0]).sum()) == rank
+
+
+def test_the_size_of_low_rank_noise_is_right_on_average(model):
+    sizes = []
+    for draw in range(60):
+        with carried(model, NoiseConfig(0.1, "mlp", carrier="lowrank", rank=4), [draw]) as receipt:
+            sizes.append(receipt.realised_sigma**2)
+    mean = torch.tensor(sizes).mean().item()
+    error = torch.tensor(sizes).std().item() / len(sizes) ** 0.5
+    assert abs(mean - 0.01) < 4 * error and error < 5e-4
+
+
+@BESIDE
+def test_each_row_sees_its_own_draw(model, carrier):
+    noise, draws = NoiseConfig(0.1, "mlp", carrier=carrier), [4, 0, 9]
+    with carried(model, noise, draws) as together:
+        all_rows = logits(model)
+    norms = []
+    for block, draw in enumerate(draws):
+        rows = slice(2 * block, 2 * block + 2)
+        with carried(model, noise, [draw]) as receipt:
+            torch.testing.assert_close(all_rows[rows], logits(model, IDS[rows]), atol=1e-5, rtol=1e-4)
+        norms.append(receipt.norm)
+    assert together.norm == pytest.approx((sum(n**2 for n in norms) / 3) ** 0.5, rel=1e-4)
+    with carried(model, noise, [0, 1, 2, 3]), pytest.raises(UserError, match="multiple of the 4 draws, got 6"):
+        logits(model)
+
+
+@BESIDE
+def test_antithetic_draws_are_opposite(model, carrier):
+    layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
+    clean, changes = effective(layer), []
+    for draw in (6, 7, 8):
+        with carried(model, NoiseConfig(0.1, "mlp", carrier=carrier, antithetic=True), [draw]):
+            changes.append(effective(layer) - clean)
+    torch.testing.assert_close(changes[0], -changes[1], atol=1e-5, rtol=1e-4)
+    assert (changes[0] - changes[2]).abs().max() > 0.05
+
+
+def test_relative_noise_is_a_multiple_of_each_weights_rms(model):
+    with carried(model, NoiseConfig(0.5, "attention", relative=True, carrier="lowrank"), [0]) as receipt:
+        pass
+    from psn_tutorial.models.qlora import dense_weight
+
+    layers = linear_layers(model, "attention").values()
+    squares = sum(float(dense_weight(layer).square().sum()) for layer in layers)
+    assert receipt.requested_sigma == pytest.approx(0.5 * (squares / receipt.entries) ** 0.5, rel=1e-4)
+
+
+def test_auto_takes_the_carrier_that_the_model_allows(model, policy):
+    with carried(model, NoiseConfig(0.1), [0]):
+        layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
+        assert "forward" in vars(layer) and layer.forward.__qualname__.startswith("_low_rank")
+    _, _, plain = policy()
+    before = plain.model.layers[0].mlp.up_proj.weight.detach().clone()
+    with carried(plain, NoiseConfig(0.1), [0]):
+        assert not torch.equal(plain.model.layers[0].mlp.up_proj.weight, before)
+
+
+@pytest.mark.parametrize(
+    "noise, draws, sentence",
+    [
+        (NoiseConfig(0.1, "norms"), [0], "targets 'norms' matches no linear layer"),
+        (NoiseConfig(0.1, "lora_A"), [0], "targets 'lora_A' matches no linear layer"),
+        (NoiseConfig(0.1), [], "draws must name at least one draw"),
+        (NoiseConfig(0.1, carrier="weights"), [0], "quantised"),
+    ],
+)
+def test_refusals(model, noise, draws, sentence):
+    with pytest.raises(UserError, match=sentence), carried(model, noise, draws):
+        pass
+
+
+@pytest.mark.parametrize("change", [{"carrier": "merged"}, {"rank": 0}])
+def test_settings_are_checked(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        NoiseConfig(0.1, **change)
