@@ -14,6 +14,7 @@ _HOME = {
     "bases": ("base_folder",),
     "compare": ("read_comparison", "run_comparison"),
     "config": ("RunConfig", "TrainConfig"),
+    "embeddings": ("sentence_encoder",),
     "errors": ("UserError",),
     "evaluation": ("pass_at_k", "pass_at_k_interval", "summarise"),
     "importance": ("importance_weights", "mixture_logps"),
@@ -26,7 +27,8 @@ _HOME = {
     "presets": ("preset",),
     "records": ("RunRecord",),
     "rollout": ("Rollouts", "completion_logps", "responses", "sample", "spread_draws", "stream"),
-    "schedulers": ("AnnealedSigma", "ConstantSigma", "KLTargetSigma"),
+    "schedulers": ("AnnealedSigma", "ConstantSigma", "KLTargetSigma", "RealtimeSigma"),
+    "signals": ("self_certainty", "semantic_similarity"),
     "tasks": ("get_task", "load_split"),
     "trainer": ("Trainer",),
 }

@@ -73,7 +73,8 @@ TRAIN_GROUPS = {
     ),
     "how sigma moves": (
         "schedule", "sigma_end", "sigma_steps", "sigma_shape", "kl_target", "kl_tolerance",
-        "kl_factor", "sigma_low", "sigma_high",
+        "kl_factor", "realtime_target", "realtime_mix", "realtime_factor", "similarity_scale", "probes", "encoder",
+        "certainty", "sigma_low", "sigma_high",
     ),
     "importance correction": ("correction", "correction_mode", "cap", "mixture"),
     "GRPO": (

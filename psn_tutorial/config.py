@@ -9,11 +9,13 @@ from psn_tutorial.losses import AGGREGATIONS
 from psn_tutorial.noise import NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import check_choice, check_positive, check_range, option
+from psn_tutorial.signals import DIRECTIONS
 from psn_tutorial.tasks.base import TASK_NAMES, get_task
 
 SPREADS = ("pooled", "per_group")
 ADVANTAGES = ("std", "none", "pass_at_k")
 CORRECTIONS = (*LEVELS, "none")
+PROBES = ("reuse", "separate")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class TrainConfig(ScheduleConfig):
     draws: int = option(1, "noise draws per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
     antithetic: bool = option(False, "draws come in pairs, eps and -eps")
+    # What the real-time schedule looks at
+    probes: str = option("reuse", "realtime: the step's rollouts, or two more per prompt", PROBES)
+    encoder: str = option("bag-of-words", "realtime: sentence encoder, a name, a folder or a model of the hub")
+    certainty: str = option("uniform_to_policy", "realtime: direction of the KL in self-certainty", DIRECTIONS)
     # Correction
     correction: str = option("token", "level of the importance weights", CORRECTIONS)
     correction_mode: str = option("truncate", "what becomes of a ratio above the cap", MODES)
@@ -62,7 +68,7 @@ class TrainConfig(ScheduleConfig):
         super().__post_init__()
         for name, allowed in (
             ("task", TASK_NAMES), ("spread", SPREADS), ("correction", CORRECTIONS), ("correction_mode", MODES),
-            ("advantage", ADVANTAGES), ("aggregation", AGGREGATIONS),
+            ("advantage", ADVANTAGES), ("aggregation", AGGREGATIONS), ("probes", PROBES), ("certainty", DIRECTIONS),
         ):  # fmt: skip
             check_choice(name, getattr(self, name), allowed)
         for name in ("steps", "prompts", "draws", "updates", "micro_batch", "save_every"):
@@ -77,6 +83,8 @@ class TrainConfig(ScheduleConfig):
         for name in ("kl_coef", "entropy_coef", "clip_high"):
             check_range(name, getattr(self, name), low=0)
         check_range("clip_low", self.clip_low, low=0, high=1)
+        if self.encoder == "auto":
+            raise UserError("encoder must name one encoder, so that a resumed run goes on with the same, got 'auto'")
         self._check_draws()
 
     def _check_draws(self) -> None:

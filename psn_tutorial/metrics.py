@@ -21,9 +21,14 @@ METRICS = {
     "kl_ref": "KL(policy || base) by k3, nats per token; only with a KL term",
     "entropy": "mean entropy of the clean policy's next-token distributions, nats, over the rollouts that learn",
     "grad_norm": "gradient norm before it is clipped",
+    "similarity": "mean cosine similarity of the sentence embeddings of a group's answers, over pairs, then groups; "
+    "schedule realtime only",
+    "self_certainty": "KL(uniform || policy), or the other way round, nats per token: mean over all completion tokens "
+    "of the clean policy's next-token distributions, before the first update; schedule realtime only",
     "tokens": "completion tokens sampled, end tokens included",
     "seconds_sample": "time for noise and sampling",
     "seconds_verify": "time for the verifier and the advantages",
     "seconds_update": "time for log-probs, weights, loss and optimiser",
+    "seconds_schedule": "time for the signals of the real-time schedule (its certainty is taken during the update)",
     "seconds": "time of the whole step",
 }

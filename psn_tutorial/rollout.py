@@ -191,22 +191,18 @@ def stream(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
-def completion_logps(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none", draws: int = 1
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probs of sampled tokens under ``model`` as it is now, for some rows of a batch.
+def completion_logits(
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, draws: int = 1
+) -> Tensor:
+    """Logits / temperature [N * b, T, V] of the distributions that the tokens of some rows of a batch come from, under
+    ``model`` as it is now.
 
     Neighbouring rows with the same prompt share one reading of it, as they did when they were sampled.
 
     Args:
         rows: [b] which rollouts.
         temperature: of the policy; the same on both sides of a ratio.
-        entropy: "none", "value" (no gradient) or "gradient".
         draws: inside :func:`psn_tutorial.noise.stacked` the number N of its draws: all rows are read under each.
-
-    Returns:
-        logps [N * b, T], with gradient if gradients are on, and the entropy [N * b, T] of each next-token distribution
-        in nats (None when not asked for). What stands outside the mask is meaningless.
     """
     tokens = rollouts.tokens[rows].repeat(draws, 1)
     _, prompt, counts = rollouts.prompts[rows].unique_consecutive(dim=0, return_inverse=True, return_counts=True)
@@ -217,13 +213,37 @@ def completion_logps(
     cache = empty_cache(model, len(reading), length, rollouts.prompt_mask[reading])
     first = forward(model, rollouts.prompts[reading], cache=cache, last=1).index_select(0, prompt)
     later = forward(model, tokens[:, :-1], cache=cache.select(prompt))
-    logits = torch.cat([first, later], 1).float() / temperature
+    return torch.cat([first, later], 1).float() / temperature
+
+
+def token_logps(logits: Tensor, tokens: Tensor, entropy: str = "none") -> tuple[Tensor, Tensor | None]:
+    """Log-probs [B, T] of ``tokens`` [B, T] in ``logits`` [B, T, V], and the entropy of each distribution, in nats.
+
+    Args:
+        entropy: "none" (None comes back), "value" (no gradient) or "gradient".
+    """
     logps = -F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
     if entropy == "none":
         return logps, None
     with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "gradient"):
         full = logits.log_softmax(-1)
         return logps, -(full.exp() * full).sum(-1)
+
+
+def completion_logps(
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none", draws: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of sampled tokens under ``model`` as it is now, for some rows of a batch.
+
+    Args:
+        rows, temperature, draws: as in :func:`completion_logits`; entropy: as in :func:`token_logps`.
+
+    Returns:
+        logps [N * b, T], with gradient if gradients are on, and the entropy [N * b, T] of each next-token distribution
+        in nats (None when not asked for). What stands outside the mask is meaningless.
+    """
+    logits = completion_logits(model, rollouts, rows, temperature, draws)
+    return token_logps(logits, rollouts.tokens[rows].repeat(draws, 1), entropy)
 
 
 def responses(tokenizer, rollouts: Rollouts) -> list[str]:

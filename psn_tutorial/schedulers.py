@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice, check_count, check_range
+from psn_tutorial.settings import check_choice, check_count, check_range, option, shown
 
-SCHEDULES = ("constant", "annealed", "kl_target")
+SCHEDULES = ("constant", "annealed", "kl_target", "realtime")
 SHAPES = ("linear", "cosine", "exponential")
+SCALES = ("running", "none")
 
 
 class Scheduler:
@@ -162,16 +163,120 @@ class KLTargetSigma(Scheduler):
 
     def update(self, signals: Mapping[str, float]) -> float:
         """Raises UserError when ``signals`` has no finite "kl_k1"."""
-        if "kl_k1" not in signals:
-            raise UserError(f"signals must have the field 'kl_k1', got {sorted(signals)}")
-        kl = signals["kl_k1"]
-        check_range("kl_k1", kl)
+        kl = _signal(signals, "kl_k1")
         if kl > self.target * self.tolerance:
             self.sigma /= self.factor
         elif kl < self.target / self.tolerance:
             self.sigma *= self.factor
         self.sigma = min(max(self.sigma, self.low), self.high)
         return self.sigma
+
+
+@dataclass
+class RealtimeSigma(Scheduler):
+    """Variant II of the paper: more noise when the rollouts collapse, less when they are diverse.
+
+    Two signals rise on collapse: the answers of a group grow alike, and the policy grows certain.
+    Each is placed in the range it has had so far, 0 at its least and 1 at its greatest value:
+
+        indicator = mix * place(similarity) + (1 - mix) * place(self-certainty)
+        indicator > target, collapsed:  sigma * factor
+        indicator < target, diverse:    sigma / factor
+        then low <= sigma <= high
+
+    Source: arXiv 2602.02555 as reviews quote it: sigma becomes beta sigma where indicator <= target
+    and sigma / beta elsewhere, which has this orientation only for beta < 1. We write factor =
+    1 / beta > 1, so that it cannot be set the wrong way round. The authors have released neither
+    the code nor the values of mix (lambda), beta and target: these defaults are ours.
+
+    What else is ours: the similarity is placed in its range too. Chains of thought that answer one
+    question resemble each other so much that it moves within a few hundredths below 1, and an
+    absolute target would miss that band; ``similarity_scale`` "none" takes it as it comes, like the
+    paper. Before a signal has had two different values it counts as 0.5, and at exactly the target
+    sigma stays.
+
+    A running range is no set point: it only knows what it has seen, so a sigma that works in the
+    wrong place makes a range there and stays. A raw similarity (mix 1, "none") with a target that
+    was measured beforehand is one.
+
+    Args:
+        sigma: of the first step, within [low, high].
+        target: of the indicator, in [0, 1].
+        mix: the similarity's share in the indicator, in [0, 1]; the paper's lambda.
+        factor: > 1; at 1.05 it takes 15 steps to double sigma.
+        similarity_scale: "running" or "none".
+        low, high: 0 < low <= high.
+
+    Raises:
+        UserError: one of these is not as said.
+    """
+
+    sigma: float
+    target: float = 0.5
+    mix: float = 0.5
+    factor: float = 1.05
+    similarity_scale: str = "running"
+    low: float = 1e-6
+    high: float = 0.5
+    similarity_range: list[float] | None = field(default=None, init=False)
+    certainty_range: list[float] | None = field(default=None, init=False)
+    state: ClassVar[tuple[str, ...]] = ("sigma", "similarity_range", "certainty_range")
+
+    def __post_init__(self) -> None:
+        check_range("target", self.target, low=0, high=1)
+        check_range("mix", self.mix, low=0, high=1)
+        check_range("factor", self.factor, above=1)
+        check_choice("similarity_scale", self.similarity_scale, SCALES)
+        check_range("low", self.low, above=0)
+        check_range("high", self.high, low=self.low)
+        check_range("sigma", self.sigma, low=self.low, high=self.high)
+        for name in ("similarity_range", "certainty_range"):
+            _check_seen(name, getattr(self, name))
+
+    def update(self, signals: Mapping[str, float]) -> float:
+        """Raises UserError unless ``signals`` has finite "similarity" and "self_certainty"."""
+        similarity = _signal(signals, "similarity")
+        certainty = _signal(signals, "self_certainty")
+        self.certainty_range = _widened(self.certainty_range, certainty)
+        if self.similarity_scale == "running":
+            self.similarity_range = _widened(self.similarity_range, similarity)
+            similarity = _place(self.similarity_range, similarity)
+        indicator = self.mix * similarity + (1 - self.mix) * _place(self.certainty_range, certainty)
+        if indicator > self.target:
+            self.sigma *= self.factor
+        elif indicator < self.target:
+            self.sigma /= self.factor
+        self.sigma = min(max(self.sigma, self.low), self.high)
+        return self.sigma
+
+
+def _signal(signals: Mapping[str, float], name: str) -> float:
+    """One finite signal, or UserError."""
+    if name not in signals:
+        raise UserError(f"signals must have the field {name!r}, got {sorted(signals)}")
+    check_range(name, signals[name])
+    return signals[name]
+
+
+def _widened(seen: list[float] | None, value: float) -> list[float]:
+    """The range [least, greatest] of a signal, with one more value."""
+    low, high = seen or (value, value)
+    return [min(low, value), max(high, value)]
+
+
+def _place(seen: list[float], value: float) -> float:
+    """Where in its range a value stands, in [0, 1]; 0.5 in a range that is a point."""
+    low, high = seen
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def _check_seen(name: str, seen: Any) -> None:
+    if seen is None:
+        return
+    if not isinstance(seen, list) or len(seen) != 2:
+        raise UserError(f"{name} must be none or [least, greatest], got {shown(seen)}")
+    check_range(f"{name}[0]", seen[0])
+    check_range(f"{name}[1]", seen[1], low=seen[0])
 
 
 @dataclass(frozen=True)
@@ -190,8 +295,14 @@ class ScheduleConfig:
     kl_target: float = field(default=0.003, metadata={"help": "kl_target: nats per token"})
     kl_tolerance: float = field(default=1.1, metadata={"help": "kl_target: dead band, a ratio"})
     kl_factor: float = field(default=1.01, metadata={"help": "kl_target: change per step"})
-    sigma_low: float = field(default=1e-6, metadata={"help": "kl_target: floor of sigma"})
-    sigma_high: float = field(default=0.5, metadata={"help": "kl_target: ceiling of sigma"})
+    realtime_target: float = option(0.5, "realtime: indicator above which sigma rises")
+    realtime_mix: float = option(0.5, "realtime: share of the similarity, the rest is certainty")
+    realtime_factor: float = option(1.05, "realtime: change per step")
+    similarity_scale: str = option(
+        "running", "realtime: place the similarity in its range so far, or take it as it is", SCALES
+    )
+    sigma_low: float = option(1e-6, "kl_target, realtime: floor of sigma")
+    sigma_high: float = option(0.5, "kl_target, realtime: ceiling of sigma")
 
     def __post_init__(self) -> None:
         make_scheduler(self)
@@ -210,11 +321,12 @@ def make_scheduler(config: ScheduleConfig) -> Scheduler:
         return AnnealedSigma(
             config.sigma, config.sigma_end, config.sigma_steps, config.sigma_shape
         )
+    if config.schedule == "realtime":
+        return RealtimeSigma(
+            config.sigma, config.realtime_target, config.realtime_mix, config.realtime_factor,
+            config.similarity_scale, config.sigma_low, config.sigma_high,
+        )  # fmt: skip
     return KLTargetSigma(
-        config.sigma,
-        config.kl_target,
-        config.kl_tolerance,
-        config.kl_factor,
-        config.sigma_low,
-        config.sigma_high,
-    )
+        config.sigma, config.kl_target, config.kl_tolerance, config.kl_factor,
+        config.sigma_low, config.sigma_high,
+    )  # fmt: skip

@@ -21,24 +21,44 @@ from transformers import PreTrainedTokenizerFast
 from psn_tutorial.advantages import group_advantages, pass_at_k_advantages, zero_contrast
 from psn_tutorial.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.config import TrainConfig
+from psn_tutorial.embeddings import sentence_encoder
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import ImportanceWeights, importance_weights, mixture_logps
 from psn_tutorial.losses import loss_normaliser, policy_loss
 from psn_tutorial.models.tiny import encode
 from psn_tutorial.noise import select, stacked
-from psn_tutorial.rollout import Rollouts, completion_logps, responses, sample, spread_draws, stream
+from psn_tutorial.rollout import (
+    Rollouts,
+    completion_logits,
+    completion_logps,
+    responses,
+    sample,
+    spread_draws,
+    stream,
+    token_logps,
+)
 from psn_tutorial.runs import Run
 from psn_tutorial.schedulers import make_scheduler
+from psn_tutorial.signals import mean_certainty, self_certainty, semantic_similarity, token_certainty
 from psn_tutorial.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from: rollouts, their rewards [P, G] and advantages [B]."""
+    """What one step learns from: rollouts, their rewards [P, G], advantages [B] and B texts."""
 
     rollouts: Rollouts
     rewards: Tensor
     advantages: Tensor
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the clean policy says of the rollouts before it is updated, [B, T] both; filled in as the rows are read."""
+
+    logps: Tensor
+    certainty: Tensor
 
 
 class Trainer:
@@ -71,6 +91,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0, fused=True
         )
+        self.encoder = sentence_encoder(config.encoder) if config.schedule == "realtime" else None
         self.reference = deepcopy(model).requires_grad_(False) if config.kl_coef else None
         noise = config.noise(config.sigma)
         self.max_tokens = max(map(task.max_tokens, problems))
@@ -99,6 +120,8 @@ class Trainer:
         importance, learned = self.update(batch)
         moved = sum(float((p.detach() - b).square().sum()) for p, b in zip(self.noised, before, strict=True)) ** 0.5
         tick()
+        signals = self.signals(batch, problems)
+        tick()
 
         receipt = rollouts.receipt
         self.step_number += 1
@@ -118,11 +141,13 @@ class Trainer:
             "mean_ratio": importance.mean_ratio,
             "max_ratio": importance.max_ratio,
             **learned,
+            **signals,
             "tokens": int(rollouts.mask.sum()),
             "seconds_sample": clock[1] - clock[0],
             "seconds_verify": clock[2] - clock[1],
             "seconds_update": clock[3] - clock[2],
-            "seconds": clock[3] - clock[0],
+            "seconds_schedule": clock[4] - clock[3],
+            "seconds": clock[4] - clock[0],
         }
         self.scheduler.update(record)
         return record
@@ -134,15 +159,18 @@ class Trainer:
         order = torch.randperm(available, generator=generator)
         return [self.problems[order[i % available]] for i in range(count)]
 
-    def roll_out(self, problems: Sequence[Any]) -> Rollouts:
-        """Sample G completions per problem from the noisy policy."""
+    def roll_out(self, problems: Sequence[Any], probes: int = 0) -> Rollouts:
+        """Sample G completions per problem from the noisy policy; or so many ``probes``, all with the first draw."""
         config = self.config
         prompts, mask = encode(self.tokenizer, [self.task.prompt(problem) for problem in problems])
-        draws = spread_draws(config.prompts, config.group, config.draws, config.spread)
+        if probes:
+            draws = spread_draws(config.prompts, probes, 1, "pooled")
+        else:
+            draws = spread_draws(config.prompts, config.group, config.draws, config.spread)
         return sample(
-            self.model, prompts, mask, config.group, self.max_tokens,
+            self.model, prompts, mask, probes or config.group, self.max_tokens,
             self.tokenizer.eos_token_id, self.tokenizer.pad_token_id,
-            stream(config.seed, "sampling", self.step_number),
+            stream(config.seed, "probes" if probes else "sampling", self.step_number),
             config.sampling_temperature or config.temperature,
             config.noise(self.scheduler.sigma), draws + self.step_number * config.draws,
         )  # fmt: skip
@@ -161,7 +189,7 @@ class Trainer:
             advantages = pass_at_k_advantages(rewards, config.pass_k)
         else:
             advantages = group_advantages(rewards, config.advantage)
-        return Batch(rollouts, rewards, advantages.flatten())
+        return Batch(rollouts, rewards, advantages.flatten(), texts)
 
     def update(self, batch: Batch) -> tuple[ImportanceWeights, dict[str, float | None]]:
         """The optimiser steps on the clean policy; returns the importance statistics and those of the loss.
@@ -174,40 +202,53 @@ class Trainer:
         learning = batch.advantages != 0
         if config.kl_coef or config.entropy_coef:
             learning[:] = True
-        old = sampler.clone()  # the clean policy's own log-probs; the sampler's where it is that policy
+        old = Reading(sampler.clone(), torch.zeros_like(sampler))  # on-policy, the sampler is the clean policy
         if config.off_policy:
             for rows in (~learning).nonzero()[:, 0].split(config.micro_batch):
                 with torch.no_grad():
-                    old[rows] = completion_logps(self.model, rollouts, rows, config.temperature)[0]
+                    self.read(rollouts, rows, old)
         statistics: dict[str, float | None] = {"loss": 0.0, "entropy": None, "grad_norm": 0.0}
         rows = learning.nonzero()[:, 0]
         for number in range(config.updates if len(rows) else 0):
             last = self.one_update(batch, rows, sampler, old, first=number == 0)
             statistics = last if number == 0 else statistics | last
         correction = {} if config.correction == "none" else {"level": config.correction}
-        return importance_weights(old, sampler, rollouts.mask, config.cap, **correction), statistics
+        if self.reuses_rollouts:
+            statistics["self_certainty"] = mean_certainty(old.certainty, rollouts.mask)
+        return importance_weights(old.logps, sampler, rollouts.mask, config.cap, **correction), statistics
+
+    def read(
+        self, rollouts: Rollouts, rows: Tensor, old: Reading | None, entropy: str = "none"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and entropy [b, T] of some rows under the policy as it is now. ``old`` notes what it says of them,
+        its certainty too where the schedule wants to know: the logits are there anyway."""
+        logits = completion_logits(self.model, rollouts, rows, self.config.temperature)
+        logps, entropies = token_logps(logits, rollouts.tokens[rows], entropy)
+        if old:
+            old.logps[rows] = logps.detach()
+            if self.reuses_rollouts:
+                old.certainty[rows] = token_certainty(logits, self.config.certainty)
+        return logps, entropies
 
     def one_update(
-        self, batch: Batch, rows: Tensor, sampler: Tensor, old: Tensor, first: bool
+        self, batch: Batch, rows: Tensor, sampler: Tensor, old: Reading, first: bool
     ) -> dict[str, float | None]:
         """One optimiser step on the given rows, micro-batch by micro-batch. The first one also fills in ``old``."""
         config, rollouts = self.config, batch.rollouts
         normaliser = loss_normaliser(rollouts.mask, config.aggregation, self.max_tokens)
         sums: dict[str, float] = {}
         for part in rows.split(config.micro_batch):
-            logps, entropy = completion_logps(
-                self.model, rollouts, part, config.temperature, "gradient" if config.entropy_coef else "value"
+            logps, entropy = self.read(
+                rollouts, part, old if first else None, "gradient" if config.entropy_coef else "value"
             )
-            if first:
-                old[part] = logps.detach()
             mask = rollouts.mask[part]
             weights = None
             if config.off_policy and config.correction != "none":
                 weights = importance_weights(
-                    old[part], sampler[part], mask, config.cap, config.correction, config.correction_mode
+                    old.logps[part], sampler[part], mask, config.cap, config.correction, config.correction_mode
                 ).weights
             loss, parts = policy_loss(
-                logps, old[part], batch.advantages[part], mask, weights, config.clip_low, config.clip_high,
+                logps, old.logps[part], batch.advantages[part], mask, weights, config.clip_low, config.clip_high,
                 config.aggregation, self.max_tokens, self.reference_logps(rollouts, part), config.kl_coef,
                 entropy, config.entropy_coef, normaliser,
             )  # fmt: skip
@@ -237,6 +278,29 @@ class Trainer:
                 logps, _ = completion_logps(self.model, rollouts, rows, temperature, draws=len(draws))
                 parts.append(logps.view(len(draws), len(rows), -1))
         return mixture_logps(torch.cat(parts, 1), rollouts.mask)
+
+    @property
+    def reuses_rollouts(self) -> bool:
+        """Does a real-time schedule look at the rollouts themselves?"""
+        return self.encoder is not None and self.config.probes == "reuse"
+
+    def signals(self, batch: Batch, problems: Sequence[Any]) -> dict[str, float | None]:
+        """What the real-time schedule reads besides the certainty that the update took along; None for the others.
+
+        Separate probes, two per prompt, are sampled like the rollouts, but from the policy as it is after the update.
+        """
+        if self.encoder is None:
+            return {"similarity": None, "self_certainty": None}
+        if self.reuses_rollouts:
+            return {"similarity": semantic_similarity(self.encoder.encode(batch.texts), self.config.group)}
+        probes, config = self.roll_out(problems, probes=2), self.config
+        embeddings = self.encoder.encode(responses(self.tokenizer, probes))
+        with torch.no_grad():
+            logits = completion_logits(self.model, probes, torch.arange(len(probes.tokens)), config.temperature)
+        return {
+            "similarity": semantic_similarity(embeddings, 2),
+            "self_certainty": self_certainty(logits, probes.mask, config.certainty),
+        }
 
     def reference_logps(self, rollouts: Rollouts, rows: Tensor) -> Tensor | None:
         """Log-probs [b, T] under the base policy, when a KL to it is asked for."""

@@ -9,13 +9,16 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.metrics import METRICS
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.noise import perturbed
-from psn_tutorial.rollout import completion_logps
+from psn_tutorial.rollout import completion_logits, completion_logps, responses
 from psn_tutorial.runs import Run
+from psn_tutorial.schedulers import RealtimeSigma
 from psn_tutorial.settings import to_mapping
+from psn_tutorial.signals import self_certainty
 from psn_tutorial.trainer import Batch, Trainer
 
 SMALL = TrainConfig(task="chain", prompts=4, group=8, steps=6, lr=1e-3, save_every=3)
 NOISY = replace(SMALL, sigma=0.3, targets="all", relative=True, draws=4)
+REALTIME = replace(NOISY, schedule="realtime")
 
 
 def trainer(policy, config, run=None, **difficulty):
@@ -34,7 +37,8 @@ def contrast(trainer, seed=0):
     config = trainer.config
     rewards = torch.randint(0, 2, (config.prompts, config.group), generator=torch.Generator().manual_seed(seed)).float()
     rewards[::2] = 1.0
-    return Batch(rollouts, rewards, group_advantages(rewards).flatten())
+    texts = responses(trainer.tokenizer, rollouts)
+    return Batch(rollouts, rewards, group_advantages(rewards).flatten(), texts)
 
 
 def test_records_hold_exactly_the_documented_metrics(policy):
@@ -137,6 +141,7 @@ def test_mixture_weights_use_every_draw_of_the_group(policy):
 
 @pytest.mark.parametrize("config", [
     SMALL, replace(NOISY, schedule="kl_target", kl_target=0.01), replace(NOISY, schedule="annealed", sigma_steps=5),
+    REALTIME, replace(REALTIME, probes="separate", certainty="policy_to_uniform"),
 ])  # fmt: skip
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(policy, tmp_path, config):
     whole = trainer(policy, config)
@@ -170,7 +175,60 @@ def test_hot_sampling_is_corrected_towards_the_policy(policy):
     assert record["kl_k3"] > 0 and record["ess"] < 1
 
 
+@pytest.mark.parametrize("direction", ["uniform_to_policy", "policy_to_uniform"])
+@pytest.mark.parametrize("micro_batch", [64, 5])
+def test_reused_rollouts_give_the_signals_of_all_rows_and_change_nothing_else(policy, direction, micro_batch):
+    """Certainty is the clean policy's before its update, rows without advantage included; pairs are told singly."""
+    made = trainer(policy, replace(REALTIME, certainty=direction, micro_batch=micro_batch))
+    rollouts = made.roll_out(made.pick_problems())
+    with torch.no_grad():
+        logits = completion_logits(made.model, rollouts, torch.arange(32), 1.0)
+    record = made.step()
+    assert 0 < record["zero_contrast"] < 1  # both kinds of rows are there
+    assert record["self_certainty"] == pytest.approx(self_certainty(logits, rollouts.mask, direction), rel=1e-5)
+    texts = responses(made.tokenizer, rollouts)
+    alike = []
+    for first in range(0, 32, 8):
+        words = [text.split() or [""] for text in texts[first : first + 8]]
+        counts = [[text.count(word) for word in {word for text in words for word in text}] for text in words]
+        unit = [torch.tensor(c, dtype=torch.float64) / sum(x * x for x in c) ** 0.5 for c in counts]
+        alike += [float(unit[i] @ unit[j]) for i in range(8) for j in range(i)]
+    assert record["similarity"] == pytest.approx(sum(alike) / len(alike), rel=1e-6)
+
+    constant = trainer(policy, replace(made.config, schedule="constant"))
+    expected = constant.step()
+    assert expected["similarity"] is None and expected["self_certainty"] is None
+    assert torch.equal(weights(made.model), weights(constant.model))
+    signals = {"similarity", "self_certainty"}
+    assert {k: v for k, v in record.items() if k not in signals and not k.startswith("seconds")} == {
+        k: v for k, v in expected.items() if k not in signals and not k.startswith("seconds")
+    }
+
+
+def test_separate_probes_are_rollouts_that_nothing_is_learned_from(policy):
+    made, constant = trainer(policy, replace(REALTIME, probes="separate")), trainer(policy, NOISY)
+    record, expected = made.step(), constant.step()
+    assert torch.equal(weights(made.model), weights(constant.model))
+    assert {k for k in record if record[k] != expected[k] and not k.startswith("seconds")} == {
+        "similarity", "self_certainty"
+    }
+    made.step_number = 0
+    probes = made.roll_out(made.pick_problems(), probes=2)  # sampled after the update, from the noisy policy
+    assert len(probes.tokens) == 8 and probes.draws.tolist() == [0] * 8 and probes.receipt is not None
+    assert not torch.equal(probes.tokens, made.roll_out(made.pick_problems()).tokens[:8])
+
+
+def test_the_record_holds_what_the_realtime_schedule_decided_by(policy):
+    records = list(trainer(policy, replace(REALTIME, realtime_factor=1.5, realtime_mix=0.25, sigma_high=0.7)).train())
+    replayed = RealtimeSigma(0.3, mix=0.25, factor=1.5, high=0.7)
+    for record, following in zip(records, records[1:], strict=False):
+        assert following["sigma"] == replayed.update(record)
+    assert len({record["sigma"] for record in records}) > 1
+
+
 @pytest.mark.parametrize(("field", "value", "sentence"), [
+    ("probes", "new", "probes must be one of 'reuse', 'separate', got 'new'"),
+    ("certainty", "kl", "certainty must be one of"), ("encoder", "auto", "encoder must name one encoder"),
     ("prompts", 0, "prompts must be"), ("group", 1, "group must be"), ("lr", 0.0, "lr must be"),
     ("temperature", -1.0, "temperature must be"), ("sampling_temperature", 0.0, "sampling_temperature must be"),
     ("draws", 5, "draws must divide the 32 rollouts"), ("cap", 0.0, "cap must be"), ("sigma", -0.1, "sigma must be"),
@@ -190,9 +248,11 @@ def test_impossible_combinations_are_refused():
         replace(SMALL, mixture=True, draws=4, spread="per_group")
 
 
-def test_a_filter_that_matches_nothing_is_told_before_the_first_step(policy):
+def test_what_cannot_work_is_told_before_the_first_step(policy):
     with pytest.raises(UserError, match="matches no parameter"):
         trainer(policy, replace(NOISY, targets="expert"))
+    with pytest.raises(UserError, match="encoder '/no/such/folder' is no folder"):
+        trainer(policy, replace(REALTIME, encoder="/no/such/folder"))
     with pytest.raises(UserError, match="problems must hold at least one"):
         task, tokenizer, model = policy("chain")
         Trainer(SMALL, model, tokenizer, task, [])
