@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from psn_tutorial.errors import UserError
@@ -350,6 +350,17 @@ class Countdown:
 
     def families(self, problem: Problem) -> list[str]:
         return sorted({family(s) for s in solve(problem, self.limit, self.operators)})
+
+    def accepted(self, problem: Problem) -> list[str]:
+        """Every accepted completion: of each solution, the operands of + and * in either order."""
+        texts = []
+        for solution in solve(problem, self.limit, self.operators):
+            orders = []
+            for step in solution.steps:
+                turned = step._replace(left=step.right, right=step.left)
+                orders.append({step.text, turned.text if step.operator in "+*" else step.text})
+            texts += [" , ".join(steps) for steps in product(*map(sorted, orders))]
+        return texts
 
     def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
         """A uniformly random solution, the operands of + and * in random order.

@@ -2,7 +2,7 @@
 
 import random
 from fractions import Fraction
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -459,3 +459,22 @@ def test_difficulty_reaches_solver_and_verifier():
     assert set(task.solutions(problem)) == expected
     assert task.families(problem) == sorted({text.split(" =")[0] for text in expected})
     assert task.verify("9 * 9 = 81", problem).reason == "step 1: 81 is outside 0..20"
+
+
+def test_accepted_are_all_the_texts_that_verify():
+    """Every text of two true steps over the values in reach is tried, and each accepted one stands there once."""
+    task, most = Countdown(numbers=3, largest=9), 0
+    for problem in (Problem((1, 3, 3), 10), Problem((8, 2, 2), 8), Problem((1, 1, 1), 90)):
+        pairs = list(permutations(problem.numbers, 2))
+        results = {r for a, b in pairs for r in (a + b, abs(a - b), a * b, a // b)}
+        steps = {
+            f"{a} {operator} {b} = {c}"
+            for a, b, c in product({*problem.numbers, problem.target, *results}, repeat=3)
+            for operator, result in zip("+-*/", (a + b, a - b, a * b, a / b if b else None), strict=True)
+            if result == c
+        }
+        texts = (f"{first} , {second}" for first, second in product(steps, repeat=2))
+        right = [text for text in texts if task.verify(text, problem).correct]
+        assert sorted(task.accepted(problem)) == sorted(right)
+        most = max(most, len(right))
+    assert right == [] and most > 4
