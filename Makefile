@@ -27,7 +27,7 @@ test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network
 	MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests $(ARGS)
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || \
 		{ echo "make test: notebooks/ holds no notebook to run" >&2; exit 1; }
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --nbval --nbval-current-env -p tests.notebooks.budget \
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --nbval --nbval-current-env -p tests.notebooks.promises \
 		--nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg notebooks
 
 lint: $(VENV)/.full     ## ruff, over the code and the notebooks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from budget import promised
+from promises import promised
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,9 +36,9 @@ def test_a_notebook_beyond_its_promise_fails(tmp_path):
     write_notebook(tmp_path / "kept.ipynb", "2 GB")
     write_notebook(tmp_path / "broken.ipynb", "1 MB")
     (tmp_path / "tests" / "notebooks").mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "notebooks" / "budget.py", tmp_path / "tests" / "notebooks")
+    shutil.copy(ROOT / "tests" / "notebooks" / "promises.py", tmp_path / "tests" / "notebooks")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "tests.notebooks.budget",
+        [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "tests.notebooks.promises",
          "kept.ipynb", "broken.ipynb"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

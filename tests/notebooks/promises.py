@@ -1,6 +1,6 @@
 """Does each notebook keep the time and the memory that its opening card promises? A plugin of the nbval run.
 
-    pytest --nbval -p tests.notebooks.budget notebooks
+    pytest --nbval -p tests.notebooks.promises notebooks
 
 After a notebook's last cell its kernel is asked for its processor time and its largest memory. A notebook beyond its
 promise fails there; a table at the end shows all of them. Processor time, because a busy machine stretches the clock

@@ -1,0 +1,181 @@
+"""How much memory a QLoRA run needs, counted before anything is loaded.
+
+The largest of two moments counts: while sampling, the key-value caches of all rollouts live; while updating, the
+activations of one micro-batch do. Weights, adapter and noise are there all the time. Every part is a count of numbers
+times their bytes; what a GPU's libraries and its allocator keep for themselves is not in it (``OVERHEAD`` is a margin,
+not a measurement).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.settings import check_choice
+
+GIB = 2**30
+OVERHEAD = 0.75 * GIB
+CARDS = (8, 16, 24, 80)  # GB
+
+# NF4: half a byte per weight, a float32 scale per block of 64; doubly quantised, the scale is one byte and
+# each 256 of those share a float32 (QLoRA, arXiv 2305.14314, section 3).
+NF4 = {False: 0.5 + 4 / 64, True: 0.5 + 1 / 64 + 4 / 64 / 256}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Qwen decoder, as its config.json gives them."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ff: int
+    vocabulary: int
+    tied: bool = True
+    biases: bool = False  # of queries, keys and values (Qwen2)
+    head_norms: bool = False  # of queries and keys (Qwen3)
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """The shape of a transformers config of type qwen2, qwen3 or llama."""
+        return cls(
+            config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads,
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            config.intermediate_size, config.vocab_size, config.tie_word_embeddings,
+            config.model_type == "qwen2", config.model_type == "qwen3",
+        )  # fmt: skip
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of the linear layers of one decoder layer."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, queries), "k_proj": (self.hidden, keys), "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden), "gate_proj": (self.hidden, self.ff), "up_proj": (self.hidden, self.ff),
+            "down_proj": (self.ff, self.hidden),
+        }  # fmt: skip
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of all linear layers but the head: those that become 4-bit."""
+        return self.layers * sum(a * b for a, b in self.linear.values())
+
+    @property
+    def other_weights(self) -> int:
+        """Embedding, head, norms and biases: those that do not."""
+        tables = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        biases = (self.heads + 2 * self.kv_heads) * self.head_dim if self.biases else 0
+        norms = 2 * self.hidden + (2 * self.head_dim if self.head_norms else 0)
+        return tables + self.layers * (biases + norms) + self.hidden
+
+    def low_rank(self, rank: int, layers: tuple[str, ...]) -> int:
+        """Numbers in the factors A and B of rank ``rank`` on these linear layers of all decoder layers."""
+        return self.layers * rank * sum(sum(self.linear[name]) for name in layers)
+
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", *MLP)
+
+# Sizes by the short names of models.qlora.MODELS; source: the config.json of each model on the hub.
+_QWEN25_15 = Shape(1536, 28, 12, 2, 128, 8960, 151936, biases=True)
+SHAPES = {
+    "qwen2.5-0.5b-instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, biases=True),
+    "qwen2.5-1.5b": _QWEN25_15,
+    "qwen2.5-1.5b-instruct": _QWEN25_15,
+    "qwen2.5-math-1.5b": _QWEN25_15,
+    "qwen3-0.6b": Shape(1024, 28, 16, 8, 128, 3072, 151936, head_norms=True),
+    "qwen3-0.6b-base": Shape(1024, 28, 16, 8, 128, 3072, 151936, head_norms=True),
+    "qwen3-1.7b": Shape(2048, 28, 16, 8, 128, 6144, 151936, head_norms=True),
+    "qwen3-1.7b-base": Shape(2048, 28, 16, 8, 128, 6144, 151936, head_norms=True),
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a step asks of the machine.
+
+    rollouts: sampled at the same time. prompt, completion: tokens. micro_batch: rollouts per backward pass.
+    draws, noise_rank: of the noise. head_chunk: tokens whose logits exist at once while updating.
+    bytes: per number of the compute type (2: bfloat16). checkpointing: activations are recomputed layer by layer.
+    """
+
+    rollouts: int = 8
+    prompt: int = 256
+    completion: int = 1024
+    micro_batch: int = 1
+    draws: int = 1
+    rank: int = 16
+    noise_rank: int = 16
+    head_chunk: int = 256
+    bytes: int = 2
+    four_bit: bool = True
+    double_quant: bool = True
+    checkpointing: bool = True
+
+
+def memory(shape: Shape, load: Load) -> dict[str, float]:
+    """Bytes by part; "sampling" and "updating" are the two moments, "total" the larger of them with all the rest."""
+    per_linear = NF4[load.double_quant] if load.four_bit else load.bytes
+    tokens = load.prompt + load.completion
+    parts: dict[str, float] = {
+        "weights": shape.linear_weights * per_linear + shape.other_weights * load.bytes,
+        "adapter and optimiser": shape.low_rank(load.rank, ALL) * 4 * 4,  # float32: weight, gradient, two moments
+        "noise": load.draws * shape.low_rank(load.noise_rank, MLP) * load.bytes,
+    }
+    parts["key-value cache"] = (
+        load.rollouts * tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * load.bytes
+    )
+    # Of the logits of one position: float32, log-probs, probabilities (4 bytes each) and their float64 sums.
+    parts["logits while sampling"] = load.rollouts * shape.vocabulary * (3 * 4 + 8)
+    parts["activations"] = _activations(shape, load, tokens)
+    # Of one chunk: logits in the compute type and in float32, their softmax and their gradient.
+    parts["logits while updating"] = load.micro_batch * load.head_chunk * shape.vocabulary * (load.bytes + 3 * 4)
+    parts["sampling"] = parts["key-value cache"] + parts["logits while sampling"]
+    parts["updating"] = parts["activations"] + parts["logits while updating"]
+    fixed = parts["weights"] + parts["adapter and optimiser"] + parts["noise"]
+    parts["total"] = fixed + max(parts["sampling"], parts["updating"]) + OVERHEAD
+    return parts
+
+
+def _activations(shape: Shape, load: Load, tokens: int) -> float:
+    """What one micro-batch keeps for its backward pass: with checkpointing the input of every layer and one layer's
+    inside, without it the inside of all."""
+    attention = 4 * shape.hidden + (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim * 2
+    inside = (attention + 5 * shape.ff) * load.bytes + 2 * shape.hidden * 4  # the norms compute in float32
+    adapters = (len(ALL) * load.rank + 3 * shape.hidden) * 4  # LoRA reads its input in float32
+    layers = 1 if load.checkpointing else shape.layers
+    kept = shape.layers * shape.hidden * load.bytes if load.checkpointing else 0
+    return load.micro_batch * tokens * (kept + layers * (inside + adapters))
+
+
+def largest_rollouts(shape: Shape, load: Load, card: float) -> int:
+    """How many rollouts fit onto a card of ``card`` GB at once; 0 if not even one does."""
+    from dataclasses import replace
+
+    fits = 0
+    while fits < 4096 and memory(shape, replace(load, rollouts=fits + 1))["total"] <= card * GIB:
+        fits += 1
+    return fits
+
+
+def shape_of(name: str) -> Shape:
+    """The shape of a model by its short name. Raises UserError for an unknown one."""
+    check_choice("base", name, SHAPES)
+    return SHAPES[name]
+
+
+def table(names: Mapping[str, Shape] | None = None, load: Load | None = None) -> list[dict[str, Any]]:
+    """One row per model: GB in total and the most rollouts that fit each card of CARDS."""
+    load = load or Load()
+    if load.rollouts < 1:
+        raise UserError(f"rollouts must be >= 1, got {load.rollouts}")
+    return [
+        {
+            "model": name,
+            "GB": memory(shape, load)["total"] / GIB,
+            **{f"{card} GB": largest_rollouts(shape, load, card) for card in CARDS},
+        }
+        for name, shape in (names or SHAPES).items()
+    ]

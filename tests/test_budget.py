@@ -1,0 +1,90 @@
+"""The memory that a QLoRA run is said to need is counted against real modules."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("peft")
+
+from psn_tutorial.budget import ALL, GIB, MLP, SHAPES, Load, Shape, largest_rollouts, memory, shape_of, table  # noqa: E402
+from psn_tutorial.carriers import carried  # noqa: E402
+from psn_tutorial.errors import UserError  # noqa: E402
+from psn_tutorial.models.qlora import MODELS, QLoRAConfig, four_bit_layers, load_base, load_qlora  # noqa: E402
+from psn_tutorial.noise import NoiseConfig  # noqa: E402
+
+
+def size(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen2"])
+def test_a_shape_counts_every_weight(checkpoint, architecture):
+    model, _ = load_base(QLoRAConfig(str(checkpoint(architecture)), four_bit=False, compute="float32"))
+    shape = Shape.of(model.config)
+    assert shape.linear_weights + shape.other_weights == sum(p.numel() for p in model.parameters())
+    assert shape.tied is (architecture == "qwen3")
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_the_weights_take_what_is_said(checkpoint, double_quant):
+    model, _ = load_base(QLoRAConfig(str(checkpoint()), double_quant=double_quant))
+    shape, layers = Shape.of(model.config), four_bit_layers(model).values()
+    codes = size(layer.weight for layer in layers)
+    scales = size(layer.weight.quant_state.absmax for layer in layers)
+    if double_quant:
+        scales += size(layer.weight.quant_state.state2.absmax for layer in layers)
+    others = size(p for p in model.parameters() if p.dtype != torch.uint8)
+    said = memory(shape, Load(double_quant=double_quant))["weights"]
+    assert codes + scales + others == pytest.approx(said, rel=0.01)  # a last block of scales may be short
+
+
+def test_the_adapter_and_the_noise_take_what_is_said(checkpoint):
+    model, _ = load_qlora(QLoRAConfig(str(checkpoint()), rank=4))
+    shape = Shape.of(model.config)
+    adapter = [p for p in model.parameters() if p.requires_grad]
+    parts = memory(shape, Load(rank=4, noise_rank=2, draws=3))
+    assert 4 * size(adapter) == parts["adapter and optimiser"]  # weight, gradient, two moments
+    assert sum(p.numel() for p in adapter) == shape.low_rank(4, ALL)
+    with carried(model, NoiseConfig(0.1, "mlp", carrier="lowrank", rank=2), [0, 1, 2]):
+        held = [
+            cell.cell_contents for module in model.modules() if "forward" in vars(module)
+            for cell in module.forward.__closure__ if isinstance(cell.cell_contents, torch.Tensor)
+        ]  # fmt: skip
+        assert size(held) == parts["noise"] == 3 * shape.low_rank(2, MLP) * 2
+
+
+def test_every_model_by_name_has_a_shape_of_about_its_name():
+    assert set(SHAPES) == set(MODELS)
+    for name, shape in SHAPES.items():
+        billions = float(name.split("b", 1)[0].rsplit("-", 1)[-1]) if "math" not in name else 1.5
+        assert (shape.linear_weights + shape.other_weights) / 1e9 == pytest.approx(billions, rel=0.04), name
+
+
+def test_more_of_anything_takes_no_less():
+    shape, load = shape_of("qwen2.5-0.5b-instruct"), Load()
+    total = memory(shape, load)["total"]
+    for name in ("rollouts", "prompt", "completion", "micro_batch", "draws", "rank", "noise_rank", "head_chunk"):
+        assert memory(shape, replace(load, **{name: 16 * getattr(load, name)}))["total"] > total, name
+    for change in ({"four_bit": False}, {"checkpointing": False}, {"double_quant": False}):
+        assert memory(shape, replace(load, **change))["total"] > total, change
+
+
+@pytest.mark.parametrize("card", [2, 4, 8])
+def test_the_largest_number_of_rollouts_is_the_last_that_fits(card):
+    shape, load = shape_of("qwen3-0.6b"), Load()
+    most = largest_rollouts(shape, load, card)
+    assert memory(shape, replace(load, rollouts=most + 1))["total"] > card * GIB
+    assert most == 0 or memory(shape, replace(load, rollouts=most))["total"] <= card * GIB
+
+
+def test_the_table_has_a_row_for_each_model():
+    rows = table()
+    assert [row["model"] for row in rows] == list(SHAPES)
+    assert all(row["8 GB"] <= row["16 GB"] <= row["24 GB"] <= row["80 GB"] for row in rows)
+
+
+def test_an_unknown_name_is_a_sentence():
+    with pytest.raises(UserError, match="base must be one of"):
+        shape_of("qwen9")
