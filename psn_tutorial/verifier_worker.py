@@ -28,7 +28,9 @@ from typing import Any, BinaryIO
 
 ARITHMETIC = re.compile(r"[0-9\s.+*/()-]*")
 WAITING = 10  # seconds of the clock allowed for each of the processor, on a busy machine
-WARM_UP = (("Half: $\\boxed{\\frac{1}{2}}$.", "0.5"), ("The answer is 1,000 (10 * 100).", "(1, 2)"))
+WARM_UP = (  # gold answers of different kinds, and one that sympy has to simplify
+    ("Half: $\\boxed{\\frac{1}{2}}$.", "0.5"), ("The answer is 10 * 100", "(1, 2)"), ("$\\boxed{(x+1)^2}$", "x^2+2x+1"),
+)  # fmt: skip
 
 
 def guarded(parse_expr: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,7 +123,7 @@ class Judge:
 
 
 def load() -> None:
-    """Import math-verify, guard it, and read two answers, so that every judge starts warm."""
+    """Import math-verify, guard it, and read a few answers, so that every judge starts warm."""
     import math_verify.parser
 
     logging.disable(logging.CRITICAL)
