@@ -26,7 +26,7 @@ def load(name):
 
 def test_every_script_is_tested_here():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
-        "clock", "draws", "floor", "memory", "noise", "sampling", "step",
+        "clock", "draws", "floor", "memory", "noise", "sampling", "scheduler", "step",
     }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def test_every_script_is_tested_here():
     ("step", ["--no-trl"], 2),
     ("draws", ["--draws", "1", "2", "8", "--targets", "mlp", "head"], 8),
     ("noise", [], 1),
+    ("scheduler", [], 2),
 ])  # fmt: skip
 def test_a_benchmark_prints_and_records_its_ratios(name, words, count, tmp_path, capsys):
     out = tmp_path / "new" / "record.json"
