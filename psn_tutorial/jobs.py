@@ -190,8 +190,9 @@ def open_or_create(
     if not (folder / "config.json").is_file():
         return Run.create(folder, settings, command)
     run = Run.open(folder)
+    defaults = to_mapping(RunConfig())  # what a setting was before it existed
     for name in dict.fromkeys((*settings, *run.config)):
-        old, new = run.config.get(name), settings.get(name)
+        old, new = run.config.get(name, defaults.get(name)), settings.get(name)
         if old != new:
             raise UserError(
                 f"{folder} was made with {name} {shown(old)}, and not {shown(new)}: "

@@ -262,6 +262,17 @@ def test_a_run_made_with_other_settings_is_refused(copy):
         run_comparison(changed, copy, progress=False)
 
 
+def test_a_run_made_before_a_setting_existed_is_gone_on_with(copy):
+    path = copy / "rules/grpo/seed-0/config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("probes") == "reuse"
+    path.write_text(json.dumps(config))
+    run_comparison(TINY, copy, progress=False)
+    path.write_text(json.dumps(config | {"probes": "separate"}))
+    with pytest.raises(UserError, match="was made with probes 'separate', and not 'reuse'"):
+        run_comparison(TINY, copy, progress=False)
+
+
 def test_a_base_that_has_changed_is_noticed(copy, tmp_path):
     shutil.copytree(base_folder("rules"), tmp_path / "base")
     model, _ = load(tmp_path / "base")
