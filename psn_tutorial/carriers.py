@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.qlora import dense_weight, four_bit_layers
-from psn_tutorial.noise import NoiseConfig, NoiseReceipt, gaussian, perturbed, share_rows, stacked, wanted
+from psn_tutorial.noise import NoiseConfig, NoiseReceipt, gaussian, perturbed, select, share_rows, stacked, wanted
 
 
 @contextmanager
@@ -36,9 +36,7 @@ def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
     """
     if not len(draws):
         raise UserError("draws must name at least one draw, got none")
-    kind = config.carrier
-    if kind == "auto":
-        kind = "lowrank" if four_bit_layers(model) else "weights"
+    kind = carrier_of(model, config)
     if kind == "weights" and len(draws) == 1:
         context = perturbed(model, config, draws[0])
     elif kind == "weights":
@@ -47,6 +45,45 @@ def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
         context = _beside(model, config, draws, _dense if kind == "dense" else _low_rank)
     with context as receipt:
         yield receipt
+
+
+def carrier_of(model: nn.Module, config: NoiseConfig) -> str:
+    """The carrier that ``config`` means for this model: one of "weights", "dense" and "lowrank"."""
+    if config.carrier != "auto":
+        return config.carrier
+    return "lowrank" if four_bit_layers(model) else "weights"
+
+
+def change_since(model: nn.Module, config: NoiseConfig) -> Callable[[], float]:
+    """A function that tells how far training has moved the perturbed weights since now, as a Euclidean length.
+
+    Of a layer with an adapter it is the change of the product B A that counts, times its scale. What does not learn
+    has not moved.
+    """
+    if carrier_of(model, config) == "weights":
+        now = [target.parameter for target in select(model, config.targets)]
+        before = [p.detach().clone() for p in now]
+        return lambda: sum(float((p.detach() - b).square().sum()) for p, b in zip(now, before, strict=True)) ** 0.5
+    bases = set(linear_layers(model, config.targets).values())
+    layers = [module for module in model.modules() if getattr(module, "base_layer", None) in bases]
+    before = [_factors(layer, copy=True) for layer in layers]
+
+    def moved() -> float:
+        square = 0.0
+        for layer, (up, down) in zip(layers, before, strict=True):
+            new_up, new_down = _factors(layer)
+            left, right = torch.cat([new_up, -up], 1), torch.cat([new_down, down])  # B' A' - B A = left @ right
+            square += float(((left.mT @ left) * (right @ right.mT)).sum())
+        return max(square, 0.0) ** 0.5  # rounding may leave a tiny negative number
+
+    return moved
+
+
+def _factors(layer: nn.Module, copy: bool = False) -> tuple[Tensor, Tensor]:
+    """B times its scale [out, r], and A [r, in], of a peft layer's adapter."""
+    (name,) = layer.active_adapters
+    up, down = layer.lora_B[name].weight.detach() * layer.scaling[name], layer.lora_A[name].weight.detach()
+    return up, down.clone() if copy else down
 
 
 def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:

@@ -67,9 +67,10 @@ evaluated on are never demonstrated.""",
 
 TRAIN_GROUPS = {
     "the task": ("task", "difficulty", "base", "train_file", "seed"),
-    "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch"),
+    "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch", "recompute"),
     "exploration: parameter-space or action-space noise": (
-        "sigma", "targets", "relative", "draws", "spread", "antithetic", "sampling_temperature",
+        "sigma", "targets", "relative", "draws", "spread", "antithetic", "carrier", "noise_rank",
+        "sampling_temperature",
     ),
     "how sigma moves": (
         "schedule", "sigma_end", "sigma_steps", "sigma_shape", "kl_target", "kl_tolerance",

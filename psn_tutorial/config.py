@@ -6,7 +6,7 @@ from typing import Any
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import LEVELS, MODES
 from psn_tutorial.losses import AGGREGATIONS
-from psn_tutorial.noise import NoiseConfig
+from psn_tutorial.noise import CARRIERS, NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import check_choice, check_positive, check_range, option
 from psn_tutorial.signals import DIRECTIONS
@@ -40,6 +40,8 @@ class TrainConfig(ScheduleConfig):
     draws: int = option(1, "noise draws per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
     antithetic: bool = option(False, "draws come in pairs, eps and -eps")
+    carrier: str = option("auto", "how the noise rides on the model; auto: beside 4-bit weights, in others", CARRIERS)
+    noise_rank: int = option(16, "rank of the noise of the carrier lowrank")
     # What the real-time schedule looks at
     probes: str = option("reuse", "realtime: the step's rollouts, or two more per prompt", PROBES)
     encoder: str = option("bag-of-words", "realtime: sentence encoder, a name, a folder or a model of the hub")
@@ -62,6 +64,7 @@ class TrainConfig(ScheduleConfig):
     lr: float = option(1e-4, "learning rate of AdamW")
     grad_clip: float = option(1.0, "largest gradient norm")
     micro_batch: int = option(1024, "rollouts per forward and backward pass; bounds the memory")
+    recompute: bool = option(False, "compute the layers again in the backward pass: less memory, more time")
     save_every: int = option(50, "steps between checkpoints")
 
     def __post_init__(self) -> None:
@@ -69,9 +72,10 @@ class TrainConfig(ScheduleConfig):
         for name, allowed in (
             ("task", TASK_NAMES), ("spread", SPREADS), ("correction", CORRECTIONS), ("correction_mode", MODES),
             ("advantage", ADVANTAGES), ("aggregation", AGGREGATIONS), ("probes", PROBES), ("certainty", DIRECTIONS),
+            ("carrier", CARRIERS),
         ):  # fmt: skip
             check_choice(name, getattr(self, name), allowed)
-        for name in ("steps", "prompts", "draws", "updates", "micro_batch", "save_every"):
+        for name in ("steps", "prompts", "draws", "noise_rank", "updates", "micro_batch", "save_every"):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_range("seed", self.seed, low=0, whole=True)
         check_range("group", self.group, low=2, whole=True)
@@ -104,7 +108,9 @@ class TrainConfig(ScheduleConfig):
         """The noise of a step whose scheduler says ``sigma``; None when there is none."""
         if self.sigma == 0:
             return None
-        return NoiseConfig(sigma, self.targets, self.relative, self.seed, self.antithetic)
+        return NoiseConfig(
+            sigma, self.targets, self.relative, self.seed, self.antithetic, self.carrier, self.noise_rank
+        )
 
     @property
     def off_policy(self) -> bool:

@@ -6,17 +6,21 @@ top-p and no top-k.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError
-from psn_tutorial.models.decoder import Cache, empty_cache, forward
-from psn_tutorial.noise import NoiseConfig, NoiseReceipt, perturbed, stacked
+from psn_tutorial.models.decoder import Cache, decoder_of, empty_cache, forward, hidden_states
+from psn_tutorial.noise import NoiseConfig, NoiseReceipt
+from psn_tutorial.signals import token_certainty
+
+LOGITS = 2**26  # numbers; 256 MB of float32, and some four times that while they are worked with
 
 
 @dataclass(frozen=True)
@@ -65,19 +69,6 @@ def spread_draws(prompts: int, group: int, draws: int, spread: str) -> Tensor:
     raise UserError(f"spread must be one of pooled, per_group, got {spread!r}")
 
 
-@contextmanager
-def sampler(model: nn.Module, noise: NoiseConfig | None, draws: Sequence[int]) -> Iterator[NoiseReceipt | None]:
-    """The model as the policy that samples: clean, with one draw in place, or with several stacked."""
-    if noise is None or noise.sigma == 0:
-        yield None
-    elif len(draws) == 1:
-        with perturbed(model, noise, draws[0]) as receipt:
-            yield receipt
-    else:
-        with stacked(model, noise, draws) as receipt:
-            yield receipt
-
-
 @torch.no_grad()
 def sample(
     model: nn.Module,
@@ -95,7 +86,8 @@ def sample(
     """Sample ``group`` completions of every prompt.
 
     Args:
-        prompts: [P, Tp] ids padded on the left; ``prompt_mask`` [P, Tp] is False on the padding.
+        prompts: [P, Tp] ids padded on the left; ``prompt_mask`` [P, Tp] is False on the padding. Everything that comes
+            back lies on the model's device.
         max_tokens: completions end here when no end token came before.
         generator: the only source of randomness here; the noise has its own seeds.
         noise, draws: None for the clean policy; ``draws`` [P, G] names the draw of each rollout, each equally often.
@@ -110,21 +102,23 @@ def sample(
         noise, draws = None, torch.full((count, group), -1)
     elif draws is None:
         draws = torch.zeros(count, group, dtype=torch.long)
-    order, starts, repeats, numbers = _blocks(draws)
-    with sampler(model, noise, numbers) as receipt:
+    device = model.get_input_embeddings().weight.device
+    prompts, prompt_mask = prompts.to(device), prompt_mask.to(device)
+    order, starts, repeats, numbers = (x.to(device) if isinstance(x, Tensor) else x for x in _blocks(draws))
+    with carried(model, noise, numbers) if noise else nullcontext() as receipt:
         mask = None if bool(prompt_mask.all()) else prompt_mask[starts]
         cache = empty_cache(model, len(starts), prompts.shape[1] + max_tokens, mask)
         logits = forward(model, prompts[starts], cache=cache, last=1)[:, 0]
-        rows = torch.arange(len(starts)).repeat_interleave(repeats)
+        rows = torch.arange(len(starts), device=device).repeat_interleave(repeats)
         tokens, logps = _decode(model, logits[rows], cache.select(rows), max_tokens, end_token, generator, temperature)
     back = order.argsort()
     tokens, logps = tokens[back], logps[back]
     ended = (tokens == end_token).cumsum(1)
     mask = (ended - (tokens == end_token).long()) == 0
-    rows = torch.arange(count).repeat_interleave(group)
+    rows = torch.arange(count, device=device).repeat_interleave(group)
     return Rollouts(
         prompts[rows], prompt_mask[rows], tokens.masked_fill(~mask, pad_token), mask,
-        logps.masked_fill(~mask, 0.0), draws.flatten(), receipt,
+        logps.masked_fill(~mask, 0.0), draws.flatten().to(device), receipt,
     )  # fmt: skip
 
 
@@ -155,10 +149,10 @@ def _decode(
     generator: torch.Generator, temperature: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Draw tokens one by one until every row has ended: tokens and log-probs, both [B, T]."""
-    rows = logits.shape[0]
-    tokens = torch.full((rows, max_tokens), end_token)
-    logps = torch.zeros(rows, max_tokens)
-    ended = torch.zeros(rows, dtype=torch.bool)
+    rows, device = logits.shape[0], logits.device
+    tokens = torch.full((rows, max_tokens), end_token, device=device)
+    logps = torch.zeros(rows, max_tokens, device=device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
     for t in range(max_tokens):
         tokens[:, t], logps[:, t] = choose(logits, temperature, generator)
         ended |= tokens[:, t] == end_token
@@ -177,7 +171,7 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     """
     logps = (logits.float() / temperature).log_softmax(-1)
     cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
-    uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64).to(logits.device)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return ids[:, 0], logps.gather(1, ids)[:, 0]
 
@@ -191,19 +185,77 @@ def stream(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
-def completion_logits(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, draws: int = 1
-) -> Tensor:
-    """Logits / temperature [N * b, T, V] of the distributions that the tokens of some rows of a batch come from, under
-    ``model`` as it is now.
+@dataclass(frozen=True)
+class Reading:
+    """What a policy says of tokens it is shown, all [B, T] and meaningless outside the mask.
 
-    Neighbouring rows with the same prompt share one reading of it, as they did when they were sampled.
+    Attributes:
+        logps: log-probs of the tokens, with gradient if gradients are on.
+        entropy: of each next-token distribution, in nats; None when not asked for.
+        certainty: of each, :func:`psn_tutorial.signals.token_certainty`; None when not asked for.
+    """
+
+    logps: Tensor
+    entropy: Tensor | None = None
+    certainty: Tensor | None = None
+
+
+def read_completions(
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none",
+    certainty: str | None = None, draws: int = 1, recompute: bool = False,
+) -> Reading:  # fmt: skip
+    """Show ``model``, as it is now, the completions of some rows of a batch.
+
+    Neighbouring rows with the same prompt share one reading of it, as they did when they were sampled. Of a large
+    vocabulary the logits [B, T, V] never exist at once: they are made, used and, for the backward pass, made again in
+    pieces of at most LOGITS numbers.
 
     Args:
         rows: [b] which rollouts.
         temperature: of the policy; the same on both sides of a ratio.
-        draws: inside :func:`psn_tutorial.noise.stacked` the number N of its draws: all rows are read under each.
+        entropy: "none", "value" (no gradient) or "gradient".
+        certainty: the direction of its KL; None leaves it out.
+        draws: inside a carrier of noise the number N of its draws: all rows are read under each; then B = N * b.
+        recompute: see :func:`psn_tutorial.models.decoder.hidden_states`.
     """
+    tokens = rollouts.tokens[rows].repeat(draws, 1)
+    head = decoder_of(model).lm_head
+    first, later = _completion_states(model, rollouts, rows, draws, recompute)
+
+    def read(logits: Tensor, ids: Tensor) -> tuple[Tensor | None, ...]:
+        logits = logits.float() / temperature
+        logps, entropies = token_logps(logits, ids, entropy)
+        return logps, entropies, token_certainty(logits, certainty) if certainty else None
+
+    if tokens.numel() * head.out_features <= LOGITS:
+        return Reading(*read(torch.cat([first, head(later)], 1), tokens))
+    parts, width = [read(first, tokens[:, :1])], max(1, LOGITS // (len(tokens) * head.out_features))
+    for states, ids in zip(later.split(width, 1), tokens[:, 1:].split(width, 1), strict=True):
+        parts.append(checkpoint(lambda x, ids: read(head(x), ids), states, ids, use_reentrant=False))
+    return Reading(*(None if part[0] is None else torch.cat(part, 1) for part in zip(*parts, strict=True)))
+
+
+def completion_logps(
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none", draws: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """The log-probs and the entropy of :func:`read_completions`."""
+    reading = read_completions(model, rollouts, rows, temperature, entropy, draws=draws)
+    return reading.logps, reading.entropy
+
+
+def completion_logits(
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, draws: int = 1
+) -> Tensor:  # fmt: skip
+    """Logits / temperature [N * b, T, V] of the distributions that the tokens of some rows come from, all at once."""
+    first, later = _completion_states(model, rollouts, rows, draws)
+    return torch.cat([first, decoder_of(model).lm_head(later)], 1).float() / temperature
+
+
+def _completion_states(
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, draws: int, recompute: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The logits [B, 1, V] of the first token, and the hidden states [B, T - 1, H] from which those of the later ones
+    follow."""
     tokens = rollouts.tokens[rows].repeat(draws, 1)
     _, prompt, counts = rollouts.prompts[rows].unique_consecutive(dim=0, return_inverse=True, return_counts=True)
     reading = rows[counts.cumsum(0) - counts].repeat(draws)  # one row of each run of equal prompts
@@ -211,9 +263,9 @@ def completion_logits(
 
     length = rollouts.prompts.shape[1] + tokens.shape[1]
     cache = empty_cache(model, len(reading), length, rollouts.prompt_mask[reading])
-    first = forward(model, rollouts.prompts[reading], cache=cache, last=1).index_select(0, prompt)
-    later = forward(model, tokens[:, :-1], cache=cache.select(prompt))
-    return torch.cat([first, later], 1).float() / temperature
+    last = hidden_states(model, rollouts.prompts[reading], cache=cache, last=1, recompute=recompute)
+    first = decoder_of(model).lm_head(last).index_select(0, prompt)
+    return first, hidden_states(model, tokens[:, :-1], cache=cache.select(prompt), recompute=recompute)
 
 
 def token_logps(logits: Tensor, tokens: Tensor, entropy: str = "none") -> tuple[Tensor, Tensor | None]:
@@ -228,22 +280,6 @@ def token_logps(logits: Tensor, tokens: Tensor, entropy: str = "none") -> tuple[
     with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "gradient"):
         full = logits.log_softmax(-1)
         return logps, -(full.exp() * full).sum(-1)
-
-
-def completion_logps(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none", draws: int = 1
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probs of sampled tokens under ``model`` as it is now, for some rows of a batch.
-
-    Args:
-        rows, temperature, draws: as in :func:`completion_logits`; entropy: as in :func:`token_logps`.
-
-    Returns:
-        logps [N * b, T], with gradient if gradients are on, and the entropy [N * b, T] of each next-token distribution
-        in nats (None when not asked for). What stands outside the mask is meaningless.
-    """
-    logits = completion_logits(model, rollouts, rows, temperature, draws)
-    return token_logps(logits, rollouts.tokens[rows].repeat(draws, 1), entropy)
 
 
 def responses(tokenizer, rollouts: Rollouts) -> list[str]:

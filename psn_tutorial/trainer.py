@@ -10,6 +10,7 @@ resumed from a checkpoint goes on bit for bit as if it had never stopped.
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.advantages import group_advantages, pass_at_k_advantages, zero_contrast
+from psn_tutorial.carriers import carried, change_since
 from psn_tutorial.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.embeddings import sentence_encoder
@@ -26,20 +28,19 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.importance import ImportanceWeights, importance_weights, mixture_logps
 from psn_tutorial.losses import loss_normaliser, policy_loss
 from psn_tutorial.models.tiny import encode
-from psn_tutorial.noise import select, stacked
 from psn_tutorial.rollout import (
+    Reading,
     Rollouts,
-    completion_logits,
     completion_logps,
+    read_completions,
     responses,
     sample,
     spread_draws,
     stream,
-    token_logps,
 )
 from psn_tutorial.runs import Run
 from psn_tutorial.schedulers import make_scheduler
-from psn_tutorial.signals import mean_certainty, self_certainty, semantic_similarity, token_certainty
+from psn_tutorial.signals import mean_certainty, semantic_similarity
 from psn_tutorial.tasks.base import Task
 
 
@@ -51,14 +52,6 @@ class Batch:
     rewards: Tensor
     advantages: Tensor
     texts: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the clean policy says of the rollouts before it is updated, [B, T] both; filled in as the rows are read."""
-
-    logps: Tensor
-    certainty: Tensor
 
 
 class Trainer:
@@ -92,10 +85,13 @@ class Trainer:
             [p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0, fused=True
         )
         self.encoder = sentence_encoder(config.encoder) if config.schedule == "realtime" else None
-        self.reference = deepcopy(model).requires_grad_(False) if config.kl_coef else None
-        noise = config.noise(config.sigma)
+        self.adapter = hasattr(model, "disable_adapter")  # then the base is the model without it
+        self.reference = deepcopy(model).requires_grad_(False) if config.kl_coef and not self.adapter else None
+        self.noise = config.noise(config.sigma)
         self.max_tokens = max(map(task.max_tokens, problems))
-        self.noised = [target.parameter for target in select(model, noise.targets)] if noise else []
+        if self.noise:
+            with carried(model, self.noise, [0]):  # a filter that matches nothing is told now
+                pass
 
     def train(self) -> Iterator[dict[str, Any]]:
         """Take the steps that are left; yields one record per step; :mod:`psn_tutorial.metrics` says what is in it."""
@@ -116,9 +112,9 @@ class Trainer:
         tick()
         batch = self.judge(rollouts, problems)
         tick()
-        before = [p.detach().clone() for p in self.noised]
+        change = change_since(self.model, self.noise) if self.noise else lambda: 0.0
         importance, learned = self.update(batch)
-        moved = sum(float((p.detach() - b).square().sum()) for p, b in zip(self.noised, before, strict=True)) ** 0.5
+        moved = change()
         tick()
         signals = self.signals(batch, problems)
         tick()
@@ -178,18 +174,20 @@ class Trainer:
     def judge(self, rollouts: Rollouts, problems: Sequence[Any]) -> Batch:
         """Verify every completion and compare it with its group."""
         config, texts = self.config, responses(self.tokenizer, rollouts)
-        verdicts = {}
-        for b, text in enumerate(texts):
-            key = (b // config.group, text)
-            if key not in verdicts:
-                verdicts[key] = float(self.task.verify(text, problems[b // config.group]).correct)
-        rewards = torch.tensor([verdicts[b // config.group, text] for b, text in enumerate(texts)])
-        rewards = rewards.view(len(problems), config.group)
+        answers = [(b // config.group, text) for b, text in enumerate(texts)]
+        distinct = list(dict.fromkeys(answers))
+        given = [text for _, text in distinct], [problems[p] for p, _ in distinct]
+        if hasattr(self.task, "verify_many"):  # several at the same time
+            judged = self.task.verify_many(*given)
+        else:
+            judged = [self.task.verify(text, problem) for text, problem in zip(*given, strict=True)]
+        verdicts = {answer: float(verdict.correct) for answer, verdict in zip(distinct, judged, strict=True)}
+        rewards = torch.tensor([verdicts[answer] for answer in answers]).view(len(problems), config.group)
         if config.advantage == "pass_at_k":
             advantages = pass_at_k_advantages(rewards, config.pass_k)
         else:
             advantages = group_advantages(rewards, config.advantage)
-        return Batch(rollouts, rewards, advantages.flatten(), texts)
+        return Batch(rollouts, rewards, advantages.flatten().to(rollouts.logps.device), texts)
 
     def update(self, batch: Batch) -> tuple[ImportanceWeights, dict[str, float | None]]:
         """The optimiser steps on the clean policy; returns the importance statistics and those of the loss.
@@ -202,7 +200,8 @@ class Trainer:
         learning = batch.advantages != 0
         if config.kl_coef or config.entropy_coef:
             learning[:] = True
-        old = Reading(sampler.clone(), torch.zeros_like(sampler))  # on-policy, the sampler is the clean policy
+        # Where the sampler is the clean policy, its log-probs are the old ones.
+        old = Reading(sampler.clone(), certainty=torch.zeros_like(sampler))
         if config.off_policy:
             for rows in (~learning).nonzero()[:, 0].split(config.micro_batch):
                 with torch.no_grad():
@@ -217,18 +216,18 @@ class Trainer:
             statistics["self_certainty"] = mean_certainty(old.certainty, rollouts.mask)
         return importance_weights(old.logps, sampler, rollouts.mask, config.cap, **correction), statistics
 
-    def read(
-        self, rollouts: Rollouts, rows: Tensor, old: Reading | None, entropy: str = "none"
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs and entropy [b, T] of some rows under the policy as it is now. ``old`` notes what it says of them,
-        its certainty too where the schedule wants to know: the logits are there anyway."""
-        logits = completion_logits(self.model, rollouts, rows, self.config.temperature)
-        logps, entropies = token_logps(logits, rollouts.tokens[rows], entropy)
+    def read(self, rollouts: Rollouts, rows: Tensor, old: Reading | None, entropy: str = "none") -> Reading:
+        """What the policy as it is now says of some rows. ``old`` notes it, the certainty too where the schedule wants
+        to know: the logits are there anyway."""
+        certainty = self.config.certainty if old and self.reuses_rollouts else None
+        reading = read_completions(
+            self.model, rollouts, rows, self.config.temperature, entropy, certainty, recompute=self.config.recompute
+        )
         if old:
-            old.logps[rows] = logps.detach()
-            if self.reuses_rollouts:
-                old.certainty[rows] = token_certainty(logits, self.config.certainty)
-        return logps, entropies
+            old.logps[rows] = reading.logps.detach()
+            if certainty:
+                old.certainty[rows] = reading.certainty
+        return reading
 
     def one_update(
         self, batch: Batch, rows: Tensor, sampler: Tensor, old: Reading, first: bool
@@ -238,9 +237,7 @@ class Trainer:
         normaliser = loss_normaliser(rollouts.mask, config.aggregation, self.max_tokens)
         sums: dict[str, float] = {}
         for part in rows.split(config.micro_batch):
-            logps, entropy = self.read(
-                rollouts, part, old if first else None, "gradient" if config.entropy_coef else "value"
-            )
+            now = self.read(rollouts, part, old if first else None, "gradient" if config.entropy_coef else "value")
             mask = rollouts.mask[part]
             weights = None
             if config.off_policy and config.correction != "none":
@@ -248,9 +245,9 @@ class Trainer:
                     old.logps[part], sampler[part], mask, config.cap, config.correction, config.correction_mode
                 ).weights
             loss, parts = policy_loss(
-                logps, old.logps[part], batch.advantages[part], mask, weights, config.clip_low, config.clip_high,
+                now.logps, old.logps[part], batch.advantages[part], mask, weights, config.clip_low, config.clip_high,
                 config.aggregation, self.max_tokens, self.reference_logps(rollouts, part), config.kl_coef,
-                entropy, config.entropy_coef, normaliser,
+                now.entropy, config.entropy_coef, normaliser,
             )  # fmt: skip
             loss.backward()
             count = parts.pop("tokens")
@@ -273,7 +270,7 @@ class Trainer:
         draws = rollouts.draws.unique().tolist()
         temperature = config.sampling_temperature or config.temperature
         parts = []
-        with torch.no_grad(), stacked(self.model, config.noise(self.scheduler.sigma), draws):
+        with torch.no_grad(), carried(self.model, config.noise(self.scheduler.sigma), draws):
             for rows in torch.arange(len(rollouts.tokens)).split(max(1, config.micro_batch // len(draws))):
                 logps, _ = completion_logps(self.model, rollouts, rows, temperature, draws=len(draws))
                 parts.append(logps.view(len(draws), len(rows), -1))
@@ -295,31 +292,44 @@ class Trainer:
             return {"similarity": semantic_similarity(self.encoder.encode(batch.texts), self.config.group)}
         probes, config = self.roll_out(problems, probes=2), self.config
         embeddings = self.encoder.encode(responses(self.tokenizer, probes))
+        rows = torch.arange(len(probes.tokens))
         with torch.no_grad():
-            logits = completion_logits(self.model, probes, torch.arange(len(probes.tokens)), config.temperature)
+            reading = read_completions(self.model, probes, rows, config.temperature, certainty=config.certainty)
         return {
             "similarity": semantic_similarity(embeddings, 2),
-            "self_certainty": self_certainty(logits, probes.mask, config.certainty),
+            "self_certainty": mean_certainty(reading.certainty, probes.mask),
         }
 
     def reference_logps(self, rollouts: Rollouts, rows: Tensor) -> Tensor | None:
         """Log-probs [b, T] under the base policy, when a KL to it is asked for."""
-        if self.reference is None:
+        if not self.config.kl_coef:
             return None
-        with torch.no_grad():
-            return completion_logps(self.reference, rollouts, rows, self.config.temperature)[0]
+        base, without = self.reference, nullcontext()
+        if self.adapter:
+            base, without = self.model, self.model.disable_adapter()
+        with torch.no_grad(), without:
+            return completion_logps(base, rollouts, rows, self.config.temperature)[0]
 
     def save(self) -> None:
-        """Write a checkpoint of everything that the next step depends on."""
+        """Write a checkpoint of everything that the next step depends on; of a model with an adapter the adapter."""
         optimizer, state = pack_optimizer(self.optimizer, self.model)
-        tensors = {"model": self.model.state_dict(), "optimizer": optimizer}
+        tensors = {"model": self.learned_weights(), "optimizer": optimizer}
         self.run.save_checkpoint(
             self.step_number, tensors, {"optimizer": state, "scheduler": self.scheduler.state_dict()}
         )
 
+    def learned_weights(self) -> dict[str, Tensor]:
+        """The weights that training changes, by name."""
+        if not self.adapter:
+            return self.model.state_dict()
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, bit for bit."""
-        self.model.load_state_dict(checkpoint.tensors["model"])
+        missing = set(self.learned_weights()) ^ set(checkpoint.tensors["model"])
+        if missing:
+            raise KeyError(f"weights of another model: {min(missing)}")
+        self.model.load_state_dict(checkpoint.tensors["model"], strict=not self.adapter)
         unpack_optimizer(self.optimizer, self.model, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
         self.step_number = checkpoint.step

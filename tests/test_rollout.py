@@ -8,7 +8,15 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.tiny import encode
 from psn_tutorial.noise import NoiseConfig, perturbed, stacked
-from psn_tutorial.rollout import choose, completion_logps, responses, sample, spread_draws, stream
+from psn_tutorial.rollout import (
+    choose,
+    completion_logps,
+    read_completions,
+    responses,
+    sample,
+    spread_draws,
+    stream,
+)
 
 
 def roll(policy_parts, group=6, max_tokens=10, prompts=None, seed=0, **options):
@@ -189,3 +197,34 @@ def test_mistakes_are_told_in_a_sentence(policy):
         spread_draws(4, 6, 1, "all")
     with pytest.raises(UserError, match="every draw must serve equally many rollouts"):
         roll(policy(), noise=NoiseConfig(0.1), draws=torch.tensor([[0] * 6] * 3 + [[1] * 6]))
+
+
+@pytest.mark.parametrize("entropy", ["value", "gradient"])
+def test_logits_in_pieces_are_the_same_reading_with_the_same_gradient(policy, monkeypatch, entropy):
+    """Of a large vocabulary the logits are made piece by piece, and again for the backward pass."""
+    parts = policy()
+    model, rollouts, rows, seen = parts[2], roll(parts), torch.arange(24), {}
+    for limit in (2**26, 700):
+        monkeypatch.setattr("psn_tutorial.rollout.LOGITS", limit)
+        reading = read_completions(model, rollouts, rows, 1.3, entropy, "policy_to_uniform")
+        loss = (reading.logps * rollouts.mask).sum()
+        if entropy == "gradient":
+            loss = loss + 0.7 * (reading.entropy * rollouts.mask).sum()
+        gradient = torch.autograd.grad(loss, list(model.parameters()))
+        seen[limit] = [reading.logps, reading.entropy, reading.certainty, *gradient]
+    for whole, pieces in zip(*seen.values(), strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_large_logits_never_exist_at_once(policy, monkeypatch):
+    """What the backward pass keeps, counted by autograd's own hooks."""
+    parts = policy()
+    rollouts, rows, kept = roll(parts), torch.arange(24), {}
+    for name, limit, recompute in (("whole", 2**26, False), ("pieces", 700, False), ("layers too", 700, True)):
+        monkeypatch.setattr("psn_tutorial.rollout.LOGITS", limit)
+        numbers = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t, to=numbers: to.append(t.numel()) or t, lambda t: t)
+        with hooks:
+            read_completions(parts[2], rollouts, rows, 1.0, recompute=recompute)
+        kept[name] = sum(numbers)
+    assert kept["layers too"] < 0.5 * kept["pieces"] < 0.5 * kept["whole"]

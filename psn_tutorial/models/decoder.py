@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from psn_tutorial.errors import UserError
 
@@ -49,16 +50,26 @@ class Cache:
         copy = [[_select_filled(x, rows, self.length) for x in kv] for kv in (self.keys, self.values)]
         return Cache(*copy, pick(self.cos), pick(self.sin), pick(self.visible), self.length)
 
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add [B, T, Hk, D] behind what ``layer`` holds; returns all its keys and values, [length + T, B, Hk, D]."""
-        end = self.length + key.shape[1]
-        for held, new in ((self.keys, key), (self.values, value)):
-            new = new.transpose(0, 1)
-            if torch.is_grad_enabled():  # autograd needs the old tensor as it was
-                held[layer] = torch.cat([held[layer][: self.length], new]) if self.length else new
-            else:
-                held[layer][self.length : end] = new
-        return self.keys[layer][:end], self.values[layer][:end]
+    def past(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The buffers of ``layer``; what is filled are their first ``length`` rows."""
+        return self.keys[layer], self.values[layer]
+
+    def keep(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Take what :func:`_extended` made of ``past`` (without gradients it is the same memory)."""
+        if torch.is_grad_enabled():
+            self.keys[layer], self.values[layer] = keys, values
+
+
+def _extended(held: Tensor, length: int, new: Tensor) -> Tensor:
+    """[S, B, Hk, D] of which ``length`` rows are filled, and [B, T, Hk, D] behind them: [length + T, B, Hk, D].
+
+    In place without gradients; with them autograd needs the old tensor as it was.
+    """
+    new, end = new.transpose(0, 1), length + new.shape[1]
+    if torch.is_grad_enabled():
+        return torch.cat([held[:length], new]) if length else new
+    held[length:end] = new
+    return held[:end]
 
 
 def _select_filled(x: Tensor, rows: Tensor, length: int) -> Tensor:
@@ -130,23 +141,50 @@ def forward(
     Raises:
         UserError: the architecture is not one of ``FAMILIES``.
     """
+    return decoder_of(model).lm_head(hidden_states(model, ids, mask, cache, last))
+
+
+def hidden_states(
+    model: nn.Module, ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None, last: int | None = None,
+    recompute: bool = False,
+) -> Tensor:  # fmt: skip
+    """What the head turns into logits, [B, T or last, H]; arguments as in :func:`forward`.
+
+    recompute: keep only the input of every layer for the backward pass and compute its inside again (gradient
+        checkpointing): a third more arithmetic, the same gradients.
+    """
     core, new = decoder_of(model), ids.shape[1]
     if cache is None:
         cache = empty_cache(model, *ids.shape, mask)
     start, end = cache.length, cache.length + new
     cos, sin = cache.cos[:, start:end], cache.sin[:, start:end]
+    count = len(core.model.layers)
 
     x = core.model.embed_tokens(ids)
     for i, layer in enumerate(core.model.layers):
-        h = layer.input_layernorm(x)
-        k, v = cache.append(i, *_keys_and_values(layer.self_attn, h, cos, sin))
-        if last is not None and i + 1 == len(core.model.layers):  # beyond the last layer, the rest serves nobody
-            x, h, cos, sin = x[:, -last:], h[:, -last:], cos[:, -last:], sin[:, -last:]
-        mixed = _attend(_queries(layer.self_attn, h, cos, sin), k, v, cache.visible)
-        x = x + layer.self_attn.o_proj(mixed)
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        width = last if i + 1 == count else None  # beyond the last layer, the rest serves nobody
+        inputs = (layer, x, *cache.past(i), start, cos, sin, cache.visible, width)
+        if recompute and torch.is_grad_enabled():
+            x, keys, values = checkpoint(_layer, *inputs, use_reentrant=False)
+        else:
+            x, keys, values = _layer(*inputs)
+        cache.keep(i, keys, values)
     cache.length = end
-    return core.lm_head(core.model.norm(x))
+    return core.model.norm(x)
+
+
+def _layer(
+    layer: nn.Module, x: Tensor, keys: Tensor, values: Tensor, length: int, cos: Tensor, sin: Tensor,
+    visible: Tensor | None, last: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One decoder layer after ``length`` tokens: its output [B, T or last, H], and all keys and values."""
+    h = layer.input_layernorm(x)
+    new = _keys_and_values(layer.self_attn, h, cos, sin)
+    keys, values = (_extended(held, length, kv) for held, kv in zip((keys, values), new, strict=True))
+    if last is not None:
+        x, h, cos, sin = x[:, -last:], h[:, -last:], cos[:, -last:], sin[:, -last:]
+    x = x + layer.self_attn.o_proj(_attend(_queries(layer.self_attn, h, cos, sin), keys, values, visible))
+    return x + layer.mlp(layer.post_attention_layernorm(x)), keys, values
 
 
 def _queries(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
