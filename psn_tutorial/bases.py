@@ -21,6 +21,7 @@ from psn_tutorial.records import EvaluationRecord
 from psn_tutorial.runs import Run
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
+from psn_tutorial.tasks.base import LANGUAGE_TASKS
 from psn_tutorial.tasks.splits import DATA
 
 SAVE_EVERY = 250  # steps between checkpoints
@@ -29,6 +30,11 @@ SAVE_EVERY = 250  # steps between checkpoints
 def base_folder(task_name: str) -> Path:
     """The shipped base policy of a task. Raises UserError when it is not there."""
     folder = DATA / "bases" / task_name
+    if task_name in LANGUAGE_TASKS:
+        raise UserError(
+            f"task {task_name} has no shipped base policy: give a language model, "
+            "such as --base qwen2.5-0.5b-instruct --lora-rank 16"
+        )
     if not folder.is_dir():
         raise UserError(
             f"the shipped base policy of {task_name} is not beside the package; make one with "

@@ -1,4 +1,4 @@
-"""The six commands. Each builds its parser, does the work and prints what came of it.
+"""The commands. Each builds its parser, does the work and prints what came of it.
 
 A command takes its words and returns the exit code. Heavy imports wait inside.
 """
@@ -67,6 +67,7 @@ evaluated on are never demonstrated.""",
 
 TRAIN_GROUPS = {
     "the task": ("task", "difficulty", "base", "train_file", "seed"),
+    "the model": ("lora_rank", "lora_alpha", "four_bit", "compute", "device"),
     "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch", "recompute"),
     "exploration: parameter-space or action-space noise": (
         "sigma", "targets", "relative", "draws", "spread", "antithetic", "carrier", "noise_rank",
@@ -83,7 +84,8 @@ TRAIN_GROUPS = {
         "lr", "grad_clip",
     ),
     "evaluation and checkpoints": (
-        "evaluate", "eval_every", "eval_file", "eval_problems", "samples", "save_every",
+        "evaluate", "eval_every", "eval_file", "eval_problems", "samples", "batch",
+        "save_every",
     ),
 }  # fmt: skip
 
@@ -331,6 +333,34 @@ def doctor(words: list[str]) -> int:
     return show(examine(online=not args.offline), as_json=args.json)
 
 
+# --- preflight ------------------------------------------------------------------------------------
+
+
+def preflight(words: list[str]) -> int:
+    """Take one step of a run and look at it closely."""
+    from psn_tutorial.config import RunConfig
+
+    parser = Parser(
+        f"{NAME} preflight",
+        "Take one step with the settings of `train`, keep nothing, and say what would go wrong: prompt, length, "
+        "contrast, log-probs, memory, time.",
+        f"""examples:
+  before a night on a rented card
+      {NAME} preflight --task math --base qwen2.5-0.5b-instruct --lora-rank 16 --four-bit \\
+          --compute bfloat16 --sigma 0.004 --prompts 8 --group 8 --micro-batch 4
+  the same questions to the tiny model
+      {NAME} preflight --task rules""",
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    add_grouped_flags(parser, RunConfig, TRAIN_GROUPS)
+    args = parser.parse_args(words)
+    config = from_flags(RunConfig, args)
+    from psn_tutorial.doctor import show
+    from psn_tutorial.preflight import preflight
+
+    return show(preflight(config), args.json, f"Nothing is in the way of: {_command('train', *words)}")
+
+
 # --- shared --------------------------------------------------------------------------------------
 
 
@@ -370,6 +400,7 @@ def _print_differences(results: Any, other: Any, title: str) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "pretrain": ("make a base policy from its seed", pretrain),
+    "preflight": ("look closely at one step before many", preflight),
     "train": ("train a policy with GRPO or PSN-GRPO", train),
     "evaluate": ("pass@k, coverage and exact success of a policy", evaluate),
     "compare": ("train all arms of an experiment, compare, report", compare),

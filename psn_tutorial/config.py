@@ -10,12 +10,15 @@ from psn_tutorial.noise import CARRIERS, NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import check_choice, check_positive, check_range, option
 from psn_tutorial.signals import DIRECTIONS
-from psn_tutorial.tasks.base import TASK_NAMES, get_task
+from psn_tutorial.tasks.base import LANGUAGE_TASKS, TASK_NAMES, get_task
 
+TASKS = (*TASK_NAMES, *LANGUAGE_TASKS)
 SPREADS = ("pooled", "per_group")
 ADVANTAGES = ("std", "none", "pass_at_k")
 CORRECTIONS = (*LEVELS, "none")
 PROBES = ("reuse", "separate")
+COMPUTE_TYPES = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class TrainConfig(ScheduleConfig):
     """One training run. sigma = 0 is plain GRPO; everything of :class:`ScheduleConfig` is here too."""
 
     # The problem and the batch
-    task: str = option("countdown", "what to train on", TASK_NAMES)
+    task: str = option("countdown", "what to train on", TASKS)
     base: str | None = option(None, "checkpoint folder to start from; none: the shipped base of the task")
     seed: int = option(0, "seed of problems, sampling and noise")
     steps: int = option(300, "rollout batches, each followed by its updates")
@@ -70,7 +73,7 @@ class TrainConfig(ScheduleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, allowed in (
-            ("task", TASK_NAMES), ("spread", SPREADS), ("correction", CORRECTIONS), ("correction_mode", MODES),
+            ("task", TASKS), ("spread", SPREADS), ("correction", CORRECTIONS), ("correction_mode", MODES),
             ("advantage", ADVANTAGES), ("aggregation", AGGREGATIONS), ("probes", PROBES), ("certainty", DIRECTIONS),
             ("carrier", CARRIERS),
         ):  # fmt: skip
@@ -122,7 +125,7 @@ class TrainConfig(ScheduleConfig):
 class MeasureConfig:
     """How a policy is evaluated."""
 
-    task: str = option("countdown", "what the policy is to do", TASK_NAMES)
+    task: str = option("countdown", "what the policy is to do", TASKS)
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
@@ -133,11 +136,13 @@ class MeasureConfig:
     samples: int = option(256, "answers per problem; 0: exact probabilities only")
     temperature: float = option(1.0, "temperature of the policy")
     seed: int = option(0, "seed of the samples")
+    batch: int = option(2048, "answers sampled at once: bounds the memory; another number draws other samples")
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, TASK_NAMES)
+        check_choice("task", self.task, TASKS)
         for name in ("samples", "seed"):
             check_range(name, getattr(self, name), low=0, whole=True)
+        check_range("batch", self.batch, low=1, whole=True)
         check_positive("temperature", self.temperature)
         if self.eval_problems is not None:
             check_range("eval_problems", self.eval_problems, low=1, whole=True)
@@ -163,10 +168,23 @@ class RunConfig(TrainConfig):
     samples: int = option(256, "answers per problem in an evaluation; 0: exact probabilities only")
     evaluate: bool = option(True, "evaluate the clean policy at the end")
     eval_every: int = option(0, "steps between evaluations on the way; 0: at the end only")
+    batch: int = option(2048, "answers sampled at once in an evaluation: bounds the memory")
+    # The model
+    lora_rank: int = option(0, "rank of an adapter that learns in place of the weights; 0: the weights learn")
+    lora_alpha: float = option(32.0, "the adapter adds alpha / rank times B A")
+    four_bit: bool = option(False, "hold the base in 4 bits (NF4); needs an adapter")
+    compute: str = option("float32", "type that a model with an adapter computes in", COMPUTE_TYPES)
+    device: str = option("auto", "where to compute; auto: CUDA if there is any", DEVICES)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("eval_every", self.eval_every, low=0, whole=True)
+        for name in ("eval_every", "lora_rank"):
+            check_range(name, getattr(self, name), low=0, whole=True)
+        check_positive("lora_alpha", self.lora_alpha)
+        check_choice("compute", self.compute, COMPUTE_TYPES)
+        check_choice("device", self.device, DEVICES)
+        if self.four_bit and not self.lora_rank:
+            raise UserError("lora_rank must be >= 1 with four_bit: weights in 4 bits cannot learn, got 0")
         if self.evaluate:
             self.measure()
 
@@ -174,7 +192,7 @@ class RunConfig(TrainConfig):
         """How its evaluations are made. Each seed draws samples of its own, the same in all arms."""
         return MeasureConfig(
             self.task, self.difficulty, self.eval_file, self.eval_problems, self.samples,
-            self.temperature, self.seed,
+            self.temperature, self.seed, self.batch,
         )  # fmt: skip
 
     @property

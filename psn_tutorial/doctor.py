@@ -59,8 +59,14 @@ def examine(online: bool = True) -> list[Finding]:
     return found
 
 
-def show(findings: list[Finding], as_json: bool = False) -> int:
-    """Print the findings; returns 0, or 1 when something is in the way."""
+NEXT = (
+    "Everything that the demo needs is here. Next: "
+    "psn-tutorial compare --preset quick --out runs/quick (seconds), then --preset demo."
+)
+
+
+def show(findings: list[Finding], as_json: bool = False, then: str = NEXT) -> int:
+    """Print the findings, and what to do ``then``; returns 0, or 1 when something is in the way."""
     bad = [finding for finding in findings if finding.state == "bad"]
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
@@ -76,10 +82,7 @@ def show(findings: list[Finding], as_json: bool = False) -> int:
     if bad:
         print("\nMend what is marked ! first.")
     else:
-        print(
-            "\nEverything that the demo needs is here. Next: "
-            "psn-tutorial compare --preset quick --out runs/quick (seconds), then --preset demo."
-        )
+        print(f"\n{then}")
     return int(bool(bad))
 
 

@@ -5,14 +5,12 @@ kept up to the checkpoint that a resumed job starts from, and what lies after it
 for bit.
 """
 
-import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -23,7 +21,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
-from psn_tutorial.models.tiny import load
+from psn_tutorial.policies import check_words, fingerprint, load_policy, starting_policy
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord, settings_of
 from psn_tutorial.runs import Run
@@ -45,8 +43,7 @@ class Job:
         self.task = get_task(config.task, **config.difficulty)
         problems = training_problems(self.task, config)
         self.held_out = held_out_problems(self.task, config.measure())
-        base = config.base or base_folder(config.task)
-        self.model, self.tokenizer, _ = load_policy(base)
+        self.model, self.tokenizer = starting_policy(config)
         check_words(self.tokenizer, self.task)
         self.base_sha256 = fingerprint(self.model)
         self.trainer = Trainer(config, self.model, self.tokenizer, self.task, problems)
@@ -175,7 +172,7 @@ def measure(
     """``evaluate`` with the settings of a MeasureConfig."""
     return evaluate(
         model, tokenizer, task, problems, config.samples, config.temperature, config.seed,
-        progress=progress,
+        config.batch, progress,
     )  # fmt: skip
 
 
@@ -233,46 +230,3 @@ def figures(record: dict[str, Any]) -> str:
     words.append(f"ESS {record['ess']:.2f}")
     words.append(f"{record['tokens'] / record['seconds'] / 1000:.1f}k tokens/s")
     return ", ".join(words)
-
-
-def load_policy(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast, int]:
-    """Load the clean policy of a checkpoint folder, or of a run's newest checkpoint; and its step.
-
-    Raises UserError when ``folder`` is neither, or the run has no checkpoint.
-    """
-    folder = Path(folder)
-    if not (folder / "provenance.json").is_file():
-        return *load(folder), 0
-    run = Run.open(folder)
-    config = settings_of(run.path, run.config)
-    model, tokenizer, _ = load_policy(config.base or base_folder(config.task))
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"the run {folder} has no checkpoint yet")
-    try:
-        model.load_state_dict(checkpoint.tensors["model"])
-    except (RuntimeError, KeyError):
-        raise UserError(f"the checkpoint in {folder} does not fit its base policy") from None
-    return model, tokenizer, checkpoint.step
-
-
-def check_words(tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
-    """Raise UserError when a policy cannot read the task's words: it was made for another one."""
-    ids = tokenizer(task.words)["input_ids"]
-    unknown = [
-        word for word, row in zip(task.words, ids, strict=True) if tokenizer.pad_token_id in row
-    ]
-    if unknown:
-        raise UserError(
-            f"the policy does not know {len(unknown)} of the words of {task.name}, "
-            f"such as {unknown[0]!r}: it was made for another task"
-        )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all weights, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

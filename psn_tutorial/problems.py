@@ -6,7 +6,7 @@ from typing import Any
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks import Task, load_split
-from psn_tutorial.tasks.base import read_problems
+from psn_tutorial.tasks.base import LANGUAGE_TASKS, read_problems
 from psn_tutorial.tasks.splits import SPLITS
 
 
@@ -14,6 +14,8 @@ def training_problems(task: Task, config: RunConfig) -> list[Any]:
     """The problems of ``train_file``, else the shipped ones; at another difficulty, made alike."""
     if config.train_file:
         return read_problems(config.train_file, task)
+    if config.task in LANGUAGE_TASKS:
+        return task.problems("train")
     if not config.difficulty:
         return load_split(config.task, "train")
     return _generated(task, config.task, "train", exclude=_generated(task, config.task, "eval"))
@@ -23,6 +25,8 @@ def held_out_problems(task: Task, config: MeasureConfig) -> list[Any]:
     """The problems to evaluate on: ``eval_file``, else as ``training_problems``."""
     if config.eval_file:
         problems = read_problems(config.eval_file, task)
+    elif config.task in LANGUAGE_TASKS:
+        problems = task.problems("eval")
     elif not config.difficulty:
         problems = load_split(config.task, "eval")
     else:

@@ -27,6 +27,7 @@ from psn_tutorial.embeddings import sentence_encoder
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import ImportanceWeights, importance_weights, mixture_logps
 from psn_tutorial.losses import loss_normaliser, policy_loss
+from psn_tutorial.models.qlora import learned_weights, restore_weights
 from psn_tutorial.models.tiny import encode
 from psn_tutorial.rollout import (
     Reading,
@@ -313,23 +314,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on; of a model with an adapter the adapter."""
         optimizer, state = pack_optimizer(self.optimizer, self.model)
-        tensors = {"model": self.learned_weights(), "optimizer": optimizer}
+        tensors = {"model": learned_weights(self.model), "optimizer": optimizer}
         self.run.save_checkpoint(
             self.step_number, tensors, {"optimizer": state, "scheduler": self.scheduler.state_dict()}
         )
 
-    def learned_weights(self) -> dict[str, Tensor]:
-        """The weights that training changes, by name."""
-        if not self.adapter:
-            return self.model.state_dict()
-        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, bit for bit."""
-        missing = set(self.learned_weights()) ^ set(checkpoint.tensors["model"])
-        if missing:
-            raise KeyError(f"weights of another model: {min(missing)}")
-        self.model.load_state_dict(checkpoint.tensors["model"], strict=not self.adapter)
+        restore_weights(self.model, checkpoint.tensors["model"])
         unpack_optimizer(self.optimizer, self.model, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
         self.step_number = checkpoint.step

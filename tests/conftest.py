@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer, quiet
+from psn_tutorial.models.tiny import TinyConfig, build_model, build_text_tokenizer, build_tokenizer, quiet
 from psn_tutorial.tasks import get_task
 
 
@@ -48,3 +48,16 @@ def checkpoint(tmp_path_factory):
         return folders[architecture]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory):
+    """The folder of a small random Qwen2 with Qwen's own tokenizer class and chat template, as the hub has them."""
+    folder = tmp_path_factory.mktemp("language-model")
+    texts = ["Anna has 12 apples and buys 3 more. How many apples has she now?", "The answer is \\boxed{15}."] * 20
+    tokenizer = build_text_tokenizer(texts)
+    config = TinyConfig("qwen2", hidden=64, ff=128, heads=2, kv_heads=1, positions=512)
+    with quiet():
+        build_model(config, tokenizer).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder

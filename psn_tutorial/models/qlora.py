@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from psn_tutorial.config import COMPUTE_TYPES
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.tiny import quiet
 from psn_tutorial.settings import check_choice, check_count, check_positive, option
 
-COMPUTE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+COMPUTE = {name: getattr(torch, name) for name in COMPUTE_TYPES}
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # The small Qwens this project is written for, by the name a reader would type.
@@ -125,7 +126,7 @@ def is_four_bit(module: nn.Module) -> bool:
     return "weight" in module._parameters and hasattr(module.weight, "quant_state")
 
 
-def dense_weight(module: nn.Module) -> torch.Tensor:
+def dense_weight(module: nn.Module) -> Tensor:
     """The weight [out, in] a linear layer computes with: dequantised, in its compute type, if it is in 4 bits."""
     if not is_four_bit(module):
         return module.weight.detach()
@@ -148,6 +149,21 @@ def adapted(model: nn.Module, config: QLoRAConfig) -> nn.Module:
         torch.manual_seed(config.seed)  # peft draws A from torch's global generator
         warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers
         return get_peft_model(model, settings).eval()
+
+
+def learned_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes and a checkpoint holds, by name: all weights, or those of the adapter."""
+    if not hasattr(model, "disable_adapter"):
+        return model.state_dict()
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def restore_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put :func:`learned_weights` back. Raises RuntimeError or KeyError for those of another model."""
+    missing = set(learned_weights(model)) ^ set(weights)
+    if missing:
+        raise KeyError(f"weights of another model: {min(missing)}")
+    model.load_state_dict(weights, strict=not hasattr(model, "disable_adapter"))
 
 
 def dequantised(model: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ The model is transformers' own Qwen2 or Qwen3 class with a few small sizes, its 
 checkpoint an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -26,6 +27,11 @@ from transformers.utils import logging
 from psn_tutorial.errors import UserError
 from psn_tutorial.settings import check_choice, check_count, option
 
+# The frame that Qwen's chat models were taught; see chat_template in their tokenizer_config.json.
+CHATML = (
+    "{% for turn in messages %}{{ '<|im_start|>' + turn.role + '\n' + turn.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
 ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
@@ -89,6 +95,20 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, padding_side="left"
     )
+
+
+def build_text_tokenizer(texts: Iterable[str], vocabulary: int = 512) -> Qwen2Tokenizer:
+    """Qwen's own kind of tokenizer, small: byte pairs learned from ``texts``, the turns of ChatML, its chat template.
+
+    For language models made here; ``vocabulary`` >= 300 leaves room beside the 256 bytes.
+    """
+    check_count("vocabulary", vocabulary, low=300)
+    turns = ["<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
+        list(texts), vocabulary, new_special_tokens=turns, show_progress=False
+    )
+    tokenizer.eos_token, tokenizer.chat_template, tokenizer.padding_side = turns[1], CHATML, "left"
+    return tokenizer
 
 
 def load(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:

@@ -16,7 +16,8 @@ from psn_tutorial.errors import UserError, suggest
 
 P = TypeVar("P")
 
-TASK_NAMES = ("countdown", "rules", "chain")
+TASK_NAMES = ("countdown", "rules", "chain")  # with a vocabulary of their own, and a shipped base
+LANGUAGE_TASKS = ("math",)  # in plain language, for a language model
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,13 @@ def get_task(name: str, **difficulty: Any) -> "Task[Any]":
     True
     """
     from psn_tutorial.tasks.countdown import Countdown  # here: these modules import this one
+    from psn_tutorial.tasks.math import Math
     from psn_tutorial.tasks.rules import Chain, Rules
 
-    classes = dict(zip(TASK_NAMES, (Countdown, Rules, Chain), strict=True))
+    classes = dict(zip((*TASK_NAMES, *LANGUAGE_TASKS), (Countdown, Rules, Chain, Math), strict=True))
     if name not in classes:
         raise UserError(
-            f"task must be one of {', '.join(TASK_NAMES)}, got {name!r}{suggest(name, classes)}"
+            f"task must be one of {', '.join(classes)}, got {name!r}{suggest(name, classes)}"
         )
     known = list(classes[name].__dataclass_fields__)
     for field in difficulty:

@@ -4,8 +4,8 @@
     load_problems("gsm8k", path="gsm8k_test.jsonl") the same from a file
     load_problems("word_problems", split="train")   the problems written for this project, shipped with it
 
-``Math`` makes a task of them. It is not one of ``get_task``'s: those bring a vocabulary for the tiny tokenizer and
-a shipped base, and this one wants a language model.
+``Math``, which is ``get_task("math")``, makes a task of them. It has no vocabulary for a tiny tokenizer and no shipped
+base: it wants a language model.
 """
 
 import random
@@ -96,16 +96,25 @@ def load_problems(source: str, split: str | None = None, path: str | Path | None
     """
     if path is not None:
         return read_problems(path, Math())
-    name = re.sub(r"[^a-z0-9]", "", source.lower())
-    if name == OWN.replace("_", ""):
+    if _name(source) == _name(OWN):
         return _own_problems(split)
-    if name not in SOURCES:
-        names = [OWN, *SOURCES]
-        raise UserError(f"source must be one of {', '.join(names)}, got {source!r}{suggest(source, names)}")
+    name = _known(source)
     usual = SOURCES[name].splits[0]
     check_choice("split", split or usual, SOURCES[name].splits)
     rows = _from_hub(name, split or usual)
     return [read_row(row, f"{name} row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _name(source: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", source.lower())
+
+
+def _known(source: str) -> str:
+    """The key of SOURCES that ``source`` means. Raises UserError for none."""
+    if _name(source) not in SOURCES:
+        names = [OWN, *SOURCES]
+        raise UserError(f"source must be one of {', '.join(names)}, got {source!r}{suggest(source, names)}")
+    return _name(source)
 
 
 def _own_problems(split: str | None) -> list[Problem]:
@@ -246,6 +255,20 @@ class Math:
         pool = [p for p in load_problems(self.source, self.split, self.path) if p not in taken]
         require_integer("count", count, 0, len(pool))
         return random.Random(require_seed(seed)).sample(pool, count)
+
+    def problems(self, use: str) -> list[Problem]:
+        """What to train on ("train") or to evaluate on ("eval"): ``split`` where it is given, else the usual ones.
+
+        Raises UserError where the source has no such part: a benchmark is for evaluation.
+        """
+        if self.split or self.path:
+            return load_problems(self.source, self.split, self.path)
+        splits = OWN_SPLITS if _name(self.source) == _name(OWN) else SOURCES[_known(self.source)].splits
+        wanted = ("train",) if use == "train" else ("eval", "test", "train")
+        found = [split for split in wanted if split in splits]
+        if not found:
+            raise UserError(f"source must have problems to train on, got {self.source!r}, which has only {splits[0]}")
+        return load_problems(self.source, found[0])
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The prompt as a conversation, for a tokenizer's chat template."""

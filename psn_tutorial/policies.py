@@ -1,0 +1,94 @@
+"""Which weights a run starts from, and the clean policy that a folder holds.
+
+A policy is a tiny model all of whose weights learn, or a language model of which an adapter learns
+(:mod:`psn_tutorial.models.qlora`); the loop treats both alike.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from psn_tutorial.bases import base_folder
+from psn_tutorial.config import RunConfig
+from psn_tutorial.errors import UserError
+from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
+from psn_tutorial.models.tiny import load
+from psn_tutorial.records import settings_of
+from psn_tutorial.runs import Run
+from psn_tutorial.tasks import Task
+
+
+def starting_policy(config: RunConfig) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The policy that a run with these settings begins with, and its tokenizer.
+
+    Raises:
+        UserError: the base cannot be loaded, or there is none for the task.
+    """
+    base = config.base or base_folder(config.task)
+    if not config.lora_rank:
+        model, tokenizer, _ = load_policy(base)
+        return model.to(device_of(config)), tokenizer
+    settings = QLoRAConfig(
+        str(base), config.four_bit, compute=config.compute, rank=config.lora_rank, alpha=config.lora_alpha,
+        seed=config.seed,
+    )  # fmt: skip
+    return load_qlora(settings, device_of(config))
+
+
+def device_of(config: RunConfig) -> str:
+    """Where a run computes: "auto" is a CUDA device if there is one. Raises UserError where there is none."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device must be cpu or auto here: there is no CUDA device, got 'cuda'")
+    return config.device
+
+
+def load_policy(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerBase, int]:
+    """Load the clean policy of a checkpoint folder, of a run's newest checkpoint, or a language model by its short
+    name; and its step.
+
+    Raises UserError when ``folder`` is none of these, or the run has no checkpoint.
+    """
+    if str(folder) in MODELS:
+        return *load_base(QLoRAConfig(str(folder), four_bit=False)), 0
+    folder = Path(folder)
+    if not (folder / "provenance.json").is_file():
+        return *load(folder), 0
+    run = Run.open(folder)
+    model, tokenizer = starting_policy(settings_of(run.path, run.config))
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"the run {folder} has no checkpoint yet")
+    try:
+        restore_weights(model, checkpoint.tensors["model"])
+    except (RuntimeError, KeyError):
+        raise UserError(f"the checkpoint in {folder} does not fit its base policy") from None
+    return model, tokenizer, checkpoint.step
+
+
+def check_words(tokenizer: PreTrainedTokenizerBase, task: Task[Any]) -> None:
+    """Raise UserError when a policy cannot read the task's words: it was made for another one."""
+    if not task.words:
+        return  # plain language: any language model reads it
+    ids = tokenizer(task.words)["input_ids"]
+    unknown = [word for word, row in zip(task.words, ids, strict=True) if tokenizer.pad_token_id in row]
+    if unknown:
+        raise UserError(
+            f"the policy does not know {len(unknown)} of the words of {task.name}, "
+            f"such as {unknown[0]!r}: it was made for another task"
+        )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all weights, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        if isinstance(tensor, torch.Tensor):
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""Before hours are spent: one step of a run, looked at closely. Nothing is written and nothing is kept.
+
+What goes wrong with language models goes wrong in silence: a chat template that was not applied, answers that all end
+at the limit, groups without contrast, a trainer that reads other log-probs than the sampler drew from, a card that
+is too small. Each is a finding here.
+"""
+
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from psn_tutorial.budget import CARDS, GIB, Load, Shape, memory
+from psn_tutorial.config import RunConfig
+from psn_tutorial.doctor import Finding
+from psn_tutorial.jobs import Job
+from psn_tutorial.models.decoder import decoder_of
+from psn_tutorial.models.tiny import encode
+from psn_tutorial.rollout import read_completions, sample, stream
+from psn_tutorial.trainer import Trainer
+
+# How far the sampler's and the trainer's log-probs of one token may lie apart, in nats: rounding, by type.
+PARITY = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+MANY_CLIPPED = 0.2
+
+
+def preflight(config: RunConfig) -> list[Finding]:
+    """Look at the prompt, the answers, the log-probs, the memory and the time of a run with these settings.
+
+    Raises:
+        UserError: the run could not even start.
+    """
+    trainer = Job(config).trainer
+    shape, load = Shape.of(decoder_of(trainer.model).config), _load(config, trainer)
+    findings = [_template(trainer), _parity(trainer)]
+    rows = trainer.roll_out(trainer.pick_problems())
+    clipped = float((rows.mask.all(1) & (rows.tokens[:, -1] != trainer.tokenizer.eos_token_id)).float().mean())
+    record = trainer.step()  # the model is nobody's: this run is thrown away
+    findings += [_lengths(trainer, clipped), _contrast(record), *_noise(record, config)]
+    return [*findings, _memory(shape, load), _time(record, config)]
+
+
+def _template(trainer: Trainer) -> Finding:
+    """Is the prompt what the tokenizer's chat template makes of the conversation?"""
+    problem, tokenizer = trainer.problems[0], trainer.tokenizer
+    if not getattr(tokenizer, "chat_template", None):
+        return Finding("chat template", "the tokenizer has none: the prompt is read as it is")
+    if not hasattr(trainer.task, "messages"):
+        advice = f"The task {trainer.task.name} is not a conversation; a chat model answers it badly."
+        return Finding("chat template", "the tokenizer has one, and the task does not use it", "bad", advice)
+    messages = trainer.task.messages(problem)
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    if expected == trainer.task.prompt(problem):
+        return Finding("chat template", "applied")
+    ends = expected[-40:], trainer.task.prompt(problem)[-40:]
+    advice = f"The model was taught to answer what ends with {ends[0]!r}; this prompt ends with {ends[1]!r}."
+    return Finding("chat template", "the prompt differs from what the template makes", "bad", advice)
+
+
+def _parity(trainer: Trainer) -> Finding:
+    """The clean policy's own samples, read again: the largest difference of a token's log-prob."""
+    config, tokenizer = trainer.config, trainer.tokenizer
+    prompts, mask = encode(tokenizer, [trainer.task.prompt(trainer.problems[0])])
+    rollouts = sample(
+        trainer.model, prompts, mask, 4, min(trainer.max_tokens, 64), tokenizer.eos_token_id, tokenizer.pad_token_id,
+        stream(config.seed, "preflight"), config.temperature,
+    )  # fmt: skip
+    with torch.no_grad():
+        reading = read_completions(trainer.model, rollouts, torch.arange(4), config.temperature)
+    worst = float((reading.logps - rollouts.logps)[rollouts.mask].abs().max())
+    limit = PARITY[decoder_of(trainer.model).model.norm.weight.dtype]
+    value = f"sampler and trainer differ by at most {worst:.1g} nats per token"
+    if worst <= limit:
+        return Finding("log-probs", value)
+    return Finding("log-probs", value, "bad", f"At most {limit:g} is rounding: the importance weights would be wrong.")
+
+
+def _lengths(trainer: Trainer, clipped: float) -> Finding:
+    if not trainer.task.ends:
+        return Finding("length", f"every answer has {trainer.max_tokens} tokens")
+    value = f"{clipped:.0%} of the answers are cut off at {trainer.max_tokens} tokens"
+    if clipped <= MANY_CLIPPED:
+        return Finding("length", value)
+    return Finding("length", value, "bad", "They can hardly be right: allow longer ones, or take a model that ends.")
+
+
+def _contrast(record: dict[str, Any]) -> Finding:
+    value = (
+        f"reward {record['reward']:.3f}; {record['solved']:.0%} of the prompts solved at least once, "
+        f"{1 - record['zero_contrast']:.0%} of the groups teach something"
+    )
+    if record["zero_contrast"] < 1:
+        return Finding("contrast", value)
+    why = "all answers are wrong" if record["reward"] == 0 else "all answers of each group are alike"
+    advice = f"There is nothing to learn from: {why}. Easier problems, or more prompts."
+    return Finding("contrast", value, "bad", advice)
+
+
+def _noise(record: dict[str, Any], config: RunConfig) -> list[Finding]:
+    if not config.off_policy:
+        return []
+    value = f"KL {record['kl_k3']:.2g} nats per token, ESS {record['ess']:.2f}, largest ratio {record['max_ratio']:.1f}"
+    if config.sigma:
+        value = f"sigma {config.sigma:g}, {record['sigma_realised']:.2g} realised: {value}"
+    if record["ess"] >= 0.1:
+        return [Finding("noise", value)]
+    return [Finding("noise", value, "bad", "Few tokens carry all the weight: a smaller sigma or temperature.")]
+
+
+def _load(config: RunConfig, trainer: Trainer) -> Load:
+    prompt = max(len(trainer.tokenizer(trainer.task.prompt(p))["input_ids"]) for p in trainer.problems[:100])
+    rollouts = config.prompts * config.group
+    return Load(
+        rollouts, prompt, trainer.max_tokens, min(config.micro_batch, rollouts),
+        config.draws if config.sigma else 0, config.lora_rank or 1, config.noise_rank,
+        bytes=2 if config.compute == "bfloat16" else 4, four_bit=config.four_bit, checkpointing=config.recompute,
+    )  # fmt: skip
+
+
+def _memory(shape: Shape, load: Load) -> Finding:
+    parts = memory(shape, load)
+    total = parts["total"] / GIB
+    fits = [f"{card} GB" for card in CARDS if card >= total]
+    largest = max(("sampling", "updating"), key=parts.get)
+    value = f"about {total:.1f} GB, most of it while {largest}; fits a card of {fits[0] if fits else 'more than 80 GB'}"
+    if torch.cuda.is_available():
+        value += f"; {torch.cuda.max_memory_allocated() / GIB:.1f} GB were used"
+        total_here = torch.cuda.get_device_properties(0).total_memory / GIB
+        if total > total_here:
+            advice = f"This card has {total_here:.0f} GB: smaller --micro-batch or --prompts, or --recompute."
+            return Finding("memory", value, "bad", advice)
+    return Finding("memory", value)
+
+
+def _time(record: dict[str, Any], config: RunConfig) -> Finding:
+    shares = {name: record[f"seconds_{name}"] / record["seconds"] for name in ("sample", "verify", "update")}
+    words = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    total = tqdm.format_interval(record["seconds"] * config.steps)
+    return Finding("time", f"{record['seconds']:.2g} s a step ({words}), so {total} for {config.steps} steps")

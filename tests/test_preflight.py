@@ -1,0 +1,100 @@
+"""What a preflight says of runs that would fail in silence."""
+
+import json
+import re
+
+import pytest
+import torch
+
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("peft")
+
+from psn_tutorial import preflight as module  # noqa: E402
+from psn_tutorial.cli import main  # noqa: E402
+from psn_tutorial.config import RunConfig  # noqa: E402
+from psn_tutorial.preflight import preflight  # noqa: E402
+from psn_tutorial.tasks.base import write_problems  # noqa: E402
+from psn_tutorial.tasks.math import Math, Problem  # noqa: E402
+
+
+@pytest.fixture
+def settings(language_model, tmp_path):
+    path = tmp_path / "problems.jsonl"
+    write_problems(path, Math(), [Problem(f"What is {n} + {n}?", str(2 * n)) for n in range(8)])
+    return {
+        "task": "math", "base": str(language_model), "difficulty": {"completion": 12}, "train_file": str(path),
+        "eval_file": str(path), "prompts": 2, "group": 4, "sigma": 0.01, "lora_rank": 4, "four_bit": True, "steps": 100,
+    }  # fmt: skip
+
+
+def found(settings, **changes):
+    return {finding.name: finding for finding in preflight(RunConfig(**{**settings, **changes}))}
+
+
+def test_a_random_language_model_is_not_worth_a_run(settings):
+    findings = found(settings)
+    assert findings["chat template"].state == "good" and findings["chat template"].value == "applied"
+    assert findings["log-probs"].state == "good"
+    assert findings["length"].state == "bad" and "cut off at 12 tokens" in findings["length"].value
+    assert findings["contrast"].state == "bad" and "all answers are wrong" in findings["contrast"].advice
+    assert findings["noise"].state == "good" and "0.01 realised" in findings["noise"].value
+    assert re.match(r"about 0\.\d GB", findings["memory"].value)
+    assert "for 100 steps" in findings["time"].value
+
+
+def test_a_template_that_was_not_applied_is_told(settings, monkeypatch):
+    monkeypatch.setattr(Math, "prompt", lambda self, problem: problem.question)
+    finding = found(settings)["chat template"]
+    assert finding.state == "bad" and "assistant" in finding.advice and "What is" in finding.advice
+
+
+def test_a_task_that_is_no_conversation_is_told_of_a_chat_model(settings, monkeypatch):
+    monkeypatch.delattr(Math, "messages")
+    monkeypatch.setattr(Math, "prompt", lambda self, problem: problem.question)
+    assert found(settings)["chat template"].state == "bad"
+
+
+def test_a_trainer_that_reads_something_else_is_told(settings, monkeypatch):
+    honest = module.read_completions
+
+    def hotter(model, rollouts, rows, temperature):
+        return honest(model, rollouts, rows, 2 * temperature)
+
+    monkeypatch.setattr(module, "read_completions", hotter)
+    finding = found(settings)["log-probs"]
+    assert finding.state == "bad" and "importance weights would be wrong" in finding.advice
+
+
+def test_too_much_noise_is_told(settings):
+    assert found(settings, sigma=0.0, sampling_temperature=0.02)["noise"].state == "bad"
+    assert "noise" not in found(settings, sigma=0.0)
+
+
+def test_nothing_is_in_the_way_of_the_tiny_rule_task(capsys):
+    code = main(["preflight", "--task", "rules", "--difficulty", "consistency=1", "--prompts", "8", "--group", "8"])
+    shown = capsys.readouterr().out
+    assert code == 0, shown
+    assert "every answer has 12 tokens" in shown and "Nothing is in the way of: psn-tutorial train --task" in shown
+
+
+def test_the_command_answers_in_json_and_with_its_exit_code(settings, capsys):
+    words = ["--task", "math", "--base", settings["base"], "--train-file", settings["train_file"], "--eval-file",
+             settings["eval_file"], "--difficulty", "completion=4", "--prompts", "2", "--group", "4",
+             "--lora-rank", "2", "--four-bit"]  # fmt: skip
+    assert main(["preflight", *words, "--json"]) == 1
+    names = [finding["name"] for finding in json.loads(capsys.readouterr().out)]
+    assert names == ["chat template", "log-probs", "length", "contrast", "memory", "time"]
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--four-bit"], "lora_rank must be >= 1 with four_bit"),
+        (["--task", "math", "--lora-rank", "4"], "task math has no shipped base policy"),
+        (["--device", "cuda"], "device must be cpu or auto here"),
+    ],
+)
+def test_what_cannot_start_is_a_sentence(words, sentence, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["preflight", *words]) == 2
+    assert sentence in capsys.readouterr().err
