@@ -7,15 +7,17 @@ KL(sampler || clean) in nats per token. Samplers are compared where that is equa
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
+from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.noise import NoiseConfig
-from psn_tutorial.rollout import sample, sampler, spread_draws, stream
+from psn_tutorial.rollout import sample, spread_draws, stream
 from psn_tutorial.settings import check_count, check_positive
 
 
@@ -54,9 +56,10 @@ def sampler_kl(
         temperature, noise, shared,
     )  # fmt: skip
     order = shared.flatten().argsort(stable=True)  # the rows of each draw together, as the noisy weights want them
+    order = order.to(rollouts.tokens.device)
     tokens, mask = rollouts.tokens[order], rollouts.mask[order]
     ids, padding = torch.cat([rollouts.prompts[order], tokens[:, :-1]], 1), rollouts.prompt_mask[order]
-    with sampler(model, noise, range(draws)):
+    with carried(model, noise, range(draws)) if noise else nullcontext():
         mu = (forward(model, ids, padding, last=tokens.shape[1]).float() / temperature).log_softmax(-1)
     pi = forward(model, ids, padding, last=tokens.shape[1]).float().log_softmax(-1)
     return float((mu.exp() * (mu - pi)).sum(-1)[mask].mean())

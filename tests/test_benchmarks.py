@@ -26,7 +26,7 @@ def load(name):
 
 def test_every_script_is_tested_here():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
-        "clock", "draws", "floor", "memory", "noise", "sampling", "scheduler", "step",
+        "clock", "draws", "floor", "memory", "noise", "sampling", "scheduler", "step", "verifier",
     }  # fmt: skip
 
 
@@ -53,6 +53,15 @@ def test_a_benchmark_prints_and_records_its_ratios(name, words, count, tmp_path,
             above, below = (result["seconds"][ratio[side]] for side in ("above", "below"))
             assert above["min"] / below["max"] <= ratio["median"] <= above["max"] / below["min"]
             assert f"{ratio['above']} / {ratio['below']}" in printed
+
+
+def test_the_verifiers_answers_are_counted_and_compared(tmp_path, capsys):
+    out = tmp_path / "record.json"
+    (result,) = load("verifier").main([*TINY, "--workers", "1", "--out", str(out)])
+    assert json.loads(out.read_text())["results"] == [result]
+    assert result["answers"] == 8 and result["right"] == 4 and result["verdicts_that_differ"] == 0
+    assert all(0 < rate["min"] <= rate["median"] <= rate["max"] for rate in result["per_second"].values())
+    assert "4 right; 0 verdicts differ" in capsys.readouterr().out
 
 
 def test_a_step_beside_trl(tmp_path):

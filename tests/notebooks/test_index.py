@@ -1,0 +1,85 @@
+"""The index of paper and code is complete in both directions."""
+
+import ast
+import re
+from collections import Counter
+
+import nbformat
+import pytest
+
+import psn_tutorial
+from psn_tutorial.paper import COLUMNS, DIVERGENCES, INDEX, QUESTIONS, ROOT, table
+
+MODULES = ("noise", "importance", "advantages", "losses", "schedulers", "signals", "evaluation")
+# Public too, but not of the method: what these functions are built from, or what holds their results.
+PLUMBING = {
+    "noise": {"role", "select", "share_rows", "wanted"},
+    "schedulers": {"Scheduler", "ScheduleConfig", "make_scheduler"},
+    "signals": {"mean_certainty"},
+    "evaluation": {"ProblemResult", "Summary", "parse_metric", "per_problem", "tally", "zero_contrast"},
+}
+
+entries = pytest.mark.parametrize("entry", INDEX, ids=lambda entry: entry.test.partition("::")[2])
+
+
+def public(module):
+    """The functions and classes that a module defines for others."""
+    path = ROOT / "psn_tutorial" / f"{module}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")}
+
+
+def cells(entry):
+    return nbformat.read(ROOT / entry.notebook_file, as_version=4).cells
+
+
+@entries
+def test_its_function_is_there_and_documented(entry):
+    assert callable(entry.load()) and len(entry.load().__doc__) > 30
+    assert (ROOT / entry.file).is_file()
+
+
+@entries
+def test_its_test_is_there(entry):
+    file, _, name = entry.test.partition("::")
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@entries
+def test_a_cell_of_its_notebook_names_the_function(entry):
+    assert entry.notebook_file, entry.notebook
+    assert any(re.search(rf"\b{entry.name}\b", cell.source) for cell in cells(entry))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_the_library_offers_of_the_method_is_in_the_index(module):
+    indexed = {entry.name for entry in INDEX if entry.module == module}
+    offered = public(module) - PLUMBING.get(module, set())
+    assert set(psn_tutorial._HOME.get(module, ())) <= offered, "an exported name is no plumbing"
+    assert offered == indexed
+    assert PLUMBING.get(module, set()) <= public(module)
+
+
+def test_no_entry_stands_twice():
+    assert max(Counter((entry.what, entry.test) for entry in INDEX).values()) == 1
+
+
+def test_the_released_code_is_told_where_it_differs():
+    assert all(entry.released for entry in DIVERGENCES)
+    assert not any(entry.released for entry in INDEX if entry not in DIVERGENCES)
+
+
+def test_every_question_names_its_thread():
+    link = r"\[[\w.-]+ \d+\]\(https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+\)"
+    assert all(re.fullmatch(f"{link}(, {link})*", entry.source) for entry in QUESTIONS)
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, ("released", "what", "function")])
+def test_the_table_has_a_row_for_every_entry_and_its_links_lead_somewhere(columns):
+    rows = table(INDEX, columns).splitlines()
+    assert len(rows) == len(INDEX) + 2
+    assert {row.count("|") for row in rows} == {len(columns) + 2}
+    targets = re.findall(r"\]\((\.\.[^)]+)\)", "\n".join(rows))
+    assert len(targets) == len({"function", "test", "notebook"} & set(columns)) * len(INDEX)
+    assert all((ROOT / "notebooks" / target).is_file() for target in targets)
