@@ -86,7 +86,7 @@ def test_help_and_version_need_no_heavy_library():
     assert f"psn-tutorial {psn_tutorial.__version__}" in said.stdout
     assert all(f"  {name}" in said.stdout for name in COMMANDS)
     assert said.stderr == (
-        "psn-tutorial: the command must be one of pretrain, train, evaluate, compare, report, doctor, "
+        "psn-tutorial: the command must be one of pretrain, preflight, train, evaluate, compare, report, doctor, "
         "got 'trian' (did you mean 'train'?)\n"
     )
 
@@ -240,7 +240,7 @@ CHAIN_BASE = bases.base_folder("chain")
         ("train --correction tokn", "correction must be one of 'token', 'sequence', 'none', got 'tokn' (did you"),
         ("train --group 1", "group must be a whole number >= 2, got 1"),
         ("train --draws 3", "draws must divide the 512 rollouts of a step, got 3"),
-        ("train --task rles", "task must be one of 'countdown', 'rules', 'chain', got 'rles' (did you mean"),
+        ("train --task rles", "task must be one of 'countdown', 'rules', 'chain', 'math', got 'rles' (did you mean"),
         ("train --difficulty nmbers=3", "task countdown has no field 'nmbers' (did you mean 'numbers'?)"),
         ("train --difficulty numbers", "argument --difficulty: must be NAME=VALUE, once each, got 'numbers'"),
         ("train --samples 0", "samples must be >= 1: countdown has no exact probabilities, got 0"),

@@ -66,7 +66,7 @@ def test_a_trainer_that_reads_something_else_is_told(settings, monkeypatch):
 
 
 def test_too_much_noise_is_told(settings):
-    assert found(settings, sigma=0.0, sampling_temperature=0.02)["noise"].state == "bad"
+    assert found(settings, sigma=0.0, temperature=0.01, sampling_temperature=1.0)["noise"].state == "bad"
     assert "noise" not in found(settings, sigma=0.0)
 
 
