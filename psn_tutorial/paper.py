@@ -73,6 +73,9 @@ METHOD = _entries(
     ("One draw of noise disturbs the weights of the sampler",
      r"\tilde\theta = \theta + \varepsilon,\ \varepsilon \sim \mathcal N(0, \sigma^2 I)", "paper, method",
      "noise:perturbed", "test_noise.py::test_noise_changes_its_targets_and_nothing_else_and_goes_away_bitwise", "07"),
+    ("One draw for a whole answer: what that is worth where it moves all choices alike",
+     r"\mathbb E_\varepsilon\big[\prod_t p_t(\varepsilon)\big] \ge \prod_t \mathbb E_\varepsilon[p_t(\varepsilon)]",
+     "paper, abstract", "exact:gaussian_mean", "test_exact.py::test_gaussian_mean_is_the_integral", "04"),
     ("Which weights: the feed-forward ones in the paper", r"\varepsilon_i = 0 \text{ outside the targets}",
      "paper, injection sites", "noise:NoiseConfig", "test_noise.py::test_roles_are_those_of_the_modules", "00"),
     ("A draw is a function of seed, number and name", r"\varepsilon = g(\text{seed}, \text{draw}, \text{name})",
@@ -240,8 +243,8 @@ QUESTIONS = _entries(
     ("I set a seed. Is everything seeded?", "", _threads("huggingface/trl/issues/6688"), "noise:gaussian",
      "test_divergences.py::test_every_rank_draws_the_same_noise", "10"),
     ("Every reward is 0. Is it the model or the verifier?", "",
-     _threads("verl-project/verl/pull/5635", "verl-project/verl/pull/5839"), "tasks.countdown:verify",
-     "tasks/test_countdown.py::test_no_text_raises_and_every_wrong_one_has_a_reason", "10"),
+     _threads("verl-project/verl/pull/5635", "verl-project/verl/pull/5839"), "tasks.math:verify_math",
+     "test_verifier.py::test_threads_get_their_own_verdicts", "10"),
     ("My accuracy differs from the reported one. Is that a difference?", "", _threads("lsdefine/simple_GRPO/issues/40"),
      "evaluation:pass_at_k_interval", "test_evaluation.py::test_pass_at_16_covers_a_beta_binomial_population", "10"),
     ("Another machine gives other digits. Is that a bug?", "", _threads("rasbt/reasoning-from-scratch/issues/152"),
@@ -255,7 +258,8 @@ INDEX = METHOD + IDENTITIES + DIVERGENCES + QUESTIONS
 
 def table(entries: Sequence[Entry], columns: Sequence[str] = COLUMNS) -> str:
     """The entries as a Markdown table, with links as seen from the folder notebooks/."""
-    rows = [["", *columns], ["---"] * (len(columns) + 1)]
+    heading = {"what": "here", "released": "in the released code"} if "released" in columns else {}
+    rows = [["", *(heading.get(column, column) for column in columns)], ["---"] * (len(columns) + 1)]
     for number, entry in enumerate(entries, 1):
         file, _, test = entry.test.partition("::")
         cells = {

@@ -15,7 +15,7 @@ from scipy.stats import binom
 from psn_tutorial import exact
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import kl_k3
-from psn_tutorial.models.tabular import TabularPolicy, random_policy, trajectories
+from psn_tutorial.models.tabular import TabularPolicy, Trajectories, random_policy, trajectories
 from psn_tutorial.noise import NoiseConfig, perturbed
 
 FULL, ENDED = trajectories(3, 3), trajectories(3, 3, end=2)
@@ -207,3 +207,48 @@ def test_statement_10_the_denominator_is_what_generated_the_tokens():
     w = (target - nucleus).sum(-1).exp()[seen]
     same(n[seen] @ (w * rewards[seen]), p[seen] @ rewards[seen])  # what is never sampled is missing
     assert n[seen] @ w < 0.99 and p[seen] @ rewards[seen] < p @ rewards - 0.01
+
+
+def chain_moments(level, mixture, zero):
+    """Gain and rollouts needed on a chain of 4 under coherent noise, as section 9 of notebook 04 defines them."""
+    steps, rare, shifts = 4, 0.2, torch.tensor([-2.0, -0.5, 1.0, 3.0], dtype=torch.float64)
+    one = trajectories(2, steps)
+    count, odds = len(shifts), math.log(rare / (1 - rare))
+    pairs = Trajectories(*(x.repeat(count, 1) for x in (one.tokens, one.mask, one.prefixes)), one.texts, 2)
+    weight = torch.tensor([[0.0], [odds]], dtype=torch.float64)
+    policy = TabularPolicy(pairs, torch.ones(len(one.texts), 1), weight)
+    own = torch.nn.functional.logsigmoid((2 * pairs.tokens - 1) * (odds + shifts.repeat_interleave(len(one))[:, None]))
+    sampler = mixture_logps(own.view(count, len(one), steps), one.mask).repeat(count, 1) if mixture else own
+    weights = 1.0
+    if level:
+        weights = importance_weights(policy.logps(), sampler, pairs.mask, cap=None, level=level).weights
+    win = (pairs.tokens == 1).all(1).double()
+    success = torch.sigmoid(odds + shifts) ** steps
+    if zero == "pooled":
+        wrong, right = exact.group_advantage(float(success.mean()), 8)
+        win = wrong + win * (right - wrong)
+    joint = own.clone()
+    joint[:, 0] -= math.log(count)
+    mean, variance = exact.gradient_moments(policy, joint, weights, win)
+    gain = float(mean[1, 0]) / (steps * rare**steps * (1 - rare))
+    return gain, variance / float(mean.square().sum()), success, torch.sigmoid(odds + shifts) / rare
+
+
+def test_under_exact_correction_exploration_changes_the_variance_alone():
+    gain, needed, success, _ = chain_moments("sequence", True, "none")
+    assert gain == pytest.approx(1, rel=1e-9)
+    assert needed == pytest.approx(1 / float(success.mean()) - 1, rel=1e-9)
+    assert needed < (1 / 0.2**4 - 1) / 20, "on-policy needs one over the clean success"
+    gain, worse, *_ = chain_moments("sequence", False, "none")
+    assert gain == pytest.approx(1, rel=1e-9) and worse > 10 * needed
+    gain, drowned, *_ = chain_moments("sequence", True, "pooled")
+    wrong, right = exact.group_advantage(float(success.mean()), 8)
+    assert gain == pytest.approx(right - wrong, rel=1e-9) and gain <= 7 / 8**0.5
+    assert drowned > 10 * needed, "the sampler's mean reward is the wrong zero point"
+
+
+def test_the_gain_of_token_weights_and_of_none_is_the_success_of_the_other_steps():
+    gain, _, _, odds = chain_moments("token", False, "none")
+    assert gain == pytest.approx(float((odds**3).mean()), rel=1e-9)
+    gain, _, _, odds = chain_moments(None, False, "none")
+    assert gain == pytest.approx(float((odds**4).mean()), rel=1e-9)

@@ -167,29 +167,29 @@ def test_the_deadline_and_its_reason(pool):
     assert verdict.reason == "no verdict within 0.3 s of processor time"
 
 
-HUNGRY = r"""
-import sys
+JUDGE = r"""
+import os, signal, sys, time
 from psn_tutorial import verifier_worker
-def judge(response, gold):
-    if response == "exit":
-        import os
-        os._exit(1)
-    return len(bytearray(int(response) << 20)) > 0, ""
-verifier_worker.judge = judge
-judge = verifier_worker.Judge(1.0, 1024, sys.stderr)
-print(*[judge.ask(question).decode() for question in (b'["2048", ""]', b'["1", ""]', b'["exit", ""]')], sep="\n")
+signal.signal(signal.SIGALRM, signal.SIG_IGN)  # a caller who has use of its own for these
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGPROF})
+acts = {
+    "eat": lambda: bytearray(2 << 30), "spin": lambda: sum(1 for _ in iter(int, 1)), "sleep": lambda: time.sleep(60),
+    "exit": lambda: os._exit(1), "nothing": lambda: None,
+}
+verifier_worker.judge = lambda response, gold: acts[response]() or (True, "")
+for act in ("eat", "nothing", "spin", "sleep", "exit"):
+    judge = verifier_worker.Judge(0.05, 1024, sys.stderr)
+    print(judge.ask(f'["{act}", ""]'.encode()).decode())
 """
 
 
-def test_too_much_memory_ends_in_a_verdict_and_so_does_a_crash():
-    with pytest.raises(UserError, match="megabytes must be a whole number >= 256, got 1"):
-        Verifier(megabytes=1)
-    done = subprocess.run([sys.executable, "-c", HUNGRY], capture_output=True, text=True, timeout=60)
+def test_memory_processor_time_waiting_and_a_crash_all_end_in_a_verdict():
+    done = subprocess.run([sys.executable, "-c", JUDGE], capture_output=True, text=True, timeout=60)
+    late = '[false, "no verdict within 0.05 s of processor time"]'
     assert done.stdout.splitlines() == [
-        '[false, "math-verify failed: MemoryError"]',
-        '[true, ""]',
+        '[false, "math-verify failed: MemoryError"]', '[true, ""]', late, late,
         '[false, "reading it ended the verifier\'s process"]',
-    ]
+    ]  # fmt: skip
 
 
 # Batches, threads, processes
@@ -267,6 +267,25 @@ def test_a_process_that_somebody_killed_is_replaced(pool, which):
     assert pool.verify("18", "18") == RIGHT
 
 
+SIGNALLED = r"""
+import os, signal
+from psn_tutorial.verifier import Verifier
+signal.signal(signal.SIGINT, lambda *_: None)
+v = Verifier(1)
+for _ in range(2):
+    print(v.verify("18", "18").correct, v._idle.queue[-1].process.pid)
+    os.killpg(0, signal.SIGINT)
+"""
+
+
+def test_ctrl_c_is_for_the_caller_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=60, start_new_session=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == second and first.startswith("True ")
+
+
 def test_closed_processes_end_and_the_pool_starts_anew():
     verifier = Verifier(workers=1)
     assert not processes(verifier)  # none before the first answer
@@ -305,6 +324,7 @@ def test_a_process_that_dies_of_every_question_ends_in_a_verdict(pool, monkeypat
 
 @pytest.mark.parametrize(("settings", "sentence"), [
     ({"workers": 0}, "workers must be a whole number >= 1, got 0"),
+    ({"megabytes": 1}, "megabytes must be a whole number >= 256, got 1"),
     ({"deadline": 0}, "deadline must be > 0, got 0"),
     ({"deadline": float("nan")}, "deadline must be"),
 ])  # fmt: skip
@@ -329,6 +349,30 @@ def test_without_math_verify_a_sentence_says_what_to_install(tmp_path, monkeypat
         Verifier(workers=1).verify("18", "18")
 
 
+TALKATIVE = r"""
+import sys
+print("hello", flush=True)
+class parser: parse_expr = None
+sys.modules["math_verify.parser"] = parser
+def parse(text, parsing_timeout=5):
+    assert parsing_timeout is None  # the kernel keeps the time
+    print("[true, 1]", flush=True)
+    return [text]
+def verify(gold, answer, timeout_seconds=5):
+    assert timeout_seconds is None
+    return gold == answer
+"""
+
+
+def test_what_a_parser_prints_is_no_verdict(tmp_path, monkeypatch):
+    (tmp_path / "math_verify.py").write_text(TALKATIVE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    verifier = Verifier(workers=1)
+    assert verifier.verify(r"\boxed{18}", "18") == RIGHT
+    assert verifier.verify("17", "18") == Verdict(False, "the answer is 17, not 18")
+    verifier.close()
+
+
 # Nothing is executed
 
 
@@ -349,6 +393,10 @@ import ast, json, os, sys
 from psn_tutorial import verifier_worker
 verifier_worker.load()
 seen, watching = [], False
+try:
+    verifier_worker.sys.modules["math_verify.parser"].parse_expr("print")
+except ValueError as error:
+    seen.append(str(error))
 
 def watch(event, arguments):
     if watching and event == "compile":
@@ -379,6 +427,8 @@ def test_what_is_compiled_for_an_answer_that_holds_code_is_arithmetic():
         [sys.executable, "-c", WATCHED], input=json.dumps(answers), capture_output=True, text=True, timeout=120
     )
     compiled = json.loads(done.stdout)
+    assert "not arithmetic" in compiled  # math-verify itself has the guarded parser
+    compiled.remove("not arithmetic")
     assert compiled  # the watch sees what there is to see
     allowed = r"(Integer|Float|Add|Mul|Pow|evaluate|False|[0-9'\s.,()=*+/-])*"
     sympys_own = ("def monomial_", "from sympy import *")  # functions for its polynomials; the names it parses with

@@ -47,6 +47,7 @@ SOURCES = {
 }
 OWN = "word_problems"
 OWN_SPLITS = ("train", "eval")
+SCIENTIFIC = re.compile(r"^(-?[0-9]+(?:\.[0-9]+)?)[eE]\+?(-?[0-9]+)$")  # in LaTeX the e of 4.5e33 is Euler's number
 EVERY = 5  # one in five of the own problems is for evaluation; 5 and the 12 topics have no common factor
 
 
@@ -71,8 +72,9 @@ class Problem:
 def verify_math(response: str, gold: str) -> bool:
     """Does the final answer of ``response`` equal ``gold``? math-verify's verdict, from a pool of processes.
 
-    gold: the reference answer alone, a number or LaTeX without dollars. Returns False for hostile text too, within
-    2 seconds of processor time. Works in any thread. Raises UserError when math-verify is not installed.
+    gold: the reference answer alone, a number or LaTeX without dollars. Fractions and symbols are compared exactly,
+    numbers with a decimal point to 6 decimals (so 0.0000001 passes for 0.0000002). Returns False for hostile text
+    too, within 2 seconds of processor time. Works in any thread. Raises UserError when math-verify is not installed.
     """
     return VERIFIER.verify(response, gold).correct
 
@@ -168,6 +170,7 @@ def read_row(row: Mapping[str, Any], where: str) -> Problem:
         answer = answer.strip("$").strip()
     if not answer:
         raise UserError(f"{where}: answer is empty")
+    answer = SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
     level = re.search(r"[0-9]+", str(row.get("level", "")))
     return Problem(
         question, answer, solution.strip(), str(_first(row, ("id", "unique_id", "idx"))),
