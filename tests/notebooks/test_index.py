@@ -71,7 +71,7 @@ def test_the_released_code_is_told_where_it_differs():
 
 
 def test_every_question_names_its_thread():
-    link = r"\[[\w.-]+ \d+\]\(https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+\)"
+    link = r"\[[\w.-]+ \d+\]\(https://github.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+\)"
     assert all(re.fullmatch(f"{link}(, {link})*", entry.source) for entry in QUESTIONS)
 
 
