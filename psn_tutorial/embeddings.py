@@ -4,6 +4,7 @@ Only sentence-transformers' own models say what a text means. The two encoders t
 it has (bag of words), or how a tiny policy reads it (its hidden states, averaged): enough to see rollouts collapse.
 """
 
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def bag_of_words(texts: Sequence[str]) -> Tensor:
 
 def _load(name: str):
     """The sentence-transformers model behind a name that is neither "auto" nor "bag-of-words"."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # loaded on the way; it misses what nobody needs here
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
