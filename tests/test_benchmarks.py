@@ -26,7 +26,7 @@ def load(name):
 
 def test_every_script_is_tested_here():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
-        "clock", "draws", "floor", "memory", "noise", "sampling", "scheduler", "step", "verifier",
+        "carriers", "clock", "draws", "floor", "memory", "noise", "sampling", "scheduler", "step", "verifier",
     }  # fmt: skip
 
 
@@ -71,6 +71,24 @@ def test_a_step_beside_trl(tmp_path):
         assert all(times["min"] > 0 for times in result["seconds"].values()) and len(result["seconds"]) == 4
         tokens = [rollouts["tokens"] for rollouts in result["rollouts"].values()]
         assert len(tokens) == 3 and all(0 < n <= 8 * 18 for n in tokens)
+
+
+def test_the_carriers_of_a_4_bit_model(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("peft")
+    sizes = ["--hidden", "64", "--layers", "2", "--ff", "128", "--vocabulary", "100", "--new", "6", "--kl-draws", "3"]
+    (result,) = load("carriers").main([*TINY, *sizes, "--out", str(tmp_path / "record.json")])
+    assert json.loads((tmp_path / "record.json").read_text())["results"] == [result]
+    assert [(r["above"], r["goal"]) for r in result["ratios"]] == [
+        ("lowrank, 1 draws", "<= 1.05"), ("lowrank, 4 draws", ""), ("dense, 1 draws", ""), ("dense, 4 draws", ""),
+    ]  # fmt: skip
+    weights, factors = 2 * 3 * 64 * 128, 2 * 3 * 16 * (64 + 128)  # gate, up and down of two layers; bfloat16
+    for draws in (1, 4):
+        assert result["carriers"][f"dense, {draws} draws"]["bytes"] == 2 * draws * weights
+        assert result["carriers"][f"lowrank, {draws} draws"]["bytes"] == 2 * draws * factors
+    for carrier in ("dense", "lowrank"):
+        kl = result["carriers"][f"{carrier}, KL"]
+        assert 0 < kl["value"] < 0.01 and kl["low"] < kl["value"] < kl["high"]
 
 
 def test_rounds_are_interleaved_and_the_warm_up_is_not_counted():
