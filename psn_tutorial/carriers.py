@@ -9,8 +9,8 @@ forward pass of the linear layers alone, and the base stays what it was, bit for
     "lowrank"  eps = B A of rank r with entries of standard deviation sigma, never formed: x -> W x + B (A x)
 
 Every carrier takes several draws at once: row b of B rows uses ``draws[b // (B // N)]``, one pass serves all. Each
-yields the same receipt. LoRA weights are never perturbed: while B is zero nothing would happen, and later the size of
-the effect would move with B.
+yields the same receipt. LoRA weights are never perturbed: noise on A does nothing while B is zero, and grows with B
+later; noise on B stays in the r directions of the input that A reads.
 """
 
 import re
@@ -177,6 +177,8 @@ def _low_rank(
     clean = layer.forward
 
     def forward(x: Tensor) -> Tensor:
+        if len(draws) == 1:  # the same products, without a batch of one
+            return clean(x) + nn.functional.linear(nn.functional.linear(x.to(dtype), down[0]), up[0]).to(x.dtype)
         rows = share_rows(x.to(dtype), len(draws))
         return clean(x) + (rows @ down.mT @ up.mT).view(*x.shape[:-1], -1).to(x.dtype)
 
