@@ -59,13 +59,15 @@ def evaluate(
     results = []
     together = max(1, batch // samples)
     for start in tqdm(range(0, len(problems), together), "evaluating", disable=not progress, leave=False):
-        some = problems[start : start + together]
+        some, texts = problems[start : start + together], []
         prompts, mask = encode(tokenizer, [task.prompt(problem) for problem in some])
-        rollouts = sample(
-            model, prompts, mask, samples, max(map(task.max_tokens, some)), tokenizer.eos_token_id,
-            tokenizer.pad_token_id, stream(seed, "evaluation", start), temperature,
-        )  # fmt: skip
-        texts = responses(tokenizer, rollouts)
+        for first in range(0, samples, batch):  # several only where a single problem has more samples than that
+            rollouts = sample(
+                model, prompts, mask, min(batch, samples - first), max(map(task.max_tokens, some)),
+                tokenizer.eos_token_id, tokenizer.pad_token_id,
+                stream(seed, "evaluation", start, *([first] if first else [])), temperature,
+            )  # fmt: skip
+            texts += responses(tokenizer, rollouts)
         for i, problem in enumerate(some):
             exact = None
             if hasattr(task, "exact_success"):
@@ -87,9 +89,9 @@ def text_logps(
     question = tokenizer(prompt)["input_ids"]
     end = [tokenizer.eos_token_id] if ends else []
     answers = torch.tensor([[*tokenizer.convert_tokens_to_ids(text.split(" ")), *end] for text in completions])
-    ids = torch.cat([torch.tensor(question).expand(len(answers), -1), answers], 1)
+    ids = torch.cat([torch.tensor(question).expand(len(answers), -1), answers], 1).to(model.device)
     logps = (forward(model, ids[:, :-1], last=answers.shape[1]).double() / temperature).log_softmax(-1)
-    return logps.gather(2, answers[..., None]).sum((1, 2)).tolist()
+    return logps.gather(2, ids[:, -answers.shape[1] :, None]).sum((1, 2)).tolist()
 
 
 def exact_success(

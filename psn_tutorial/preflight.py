@@ -1,10 +1,11 @@
-"""Before hours are spent: one step of a run, looked at closely. Nothing is written and nothing is kept.
+"""Before hours are spent: two steps of a run, looked at closely. Nothing is written and nothing is kept.
 
 What goes wrong with language models goes wrong in silence: a chat template that was not applied, answers that all end
 at the limit, groups without contrast, a trainer that reads other log-probs than the sampler drew from, a card that
 is too small. Each is a finding here.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,14 +31,18 @@ def preflight(config: RunConfig) -> list[Finding]:
     Raises:
         UserError: the run could not even start.
     """
-    trainer = Job(config).trainer
+    job = Job(config)
+    trainer = job.trainer
     shape, load = Shape.of(decoder_of(trainer.model).config), _load(config, trainer)
     findings = [_template(trainer), _parity(trainer)]
     rows = trainer.roll_out(trainer.pick_problems())
     clipped = float((rows.mask.all(1) & (rows.tokens[:, -1] != trainer.tokenizer.eos_token_id)).float().mean())
-    record = trainer.step()  # the model is nobody's: this run is thrown away
+    record, warm = trainer.step(), trainer.step()  # of a model that is thrown away; the first one warms the machine up
     findings += [_lengths(trainer, clipped), _contrast(record), *_noise(record, config)]
-    return [*findings, _memory(shape, load), _time(record, config)]
+    findings += [_memory(shape, load), _time(warm, config)]
+    if config.evaluate and config.samples:
+        findings.append(_evaluation(warm, config, len(job.held_out), shape, load))
+    return findings
 
 
 def _template(trainer: Trainer) -> Finding:
@@ -125,11 +130,16 @@ def _memory(shape: Shape, load: Load) -> Finding:
     value = f"about {total:.1f} GB, most of it while {largest}; fits a card of {fits[0] if fits else 'more than 80 GB'}"
     if torch.cuda.is_available():
         value += f"; {torch.cuda.max_memory_allocated() / GIB:.1f} GB were used"
-        total_here = torch.cuda.get_device_properties(0).total_memory / GIB
-        if total > total_here:
-            advice = f"This card has {total_here:.0f} GB: smaller --micro-batch or --prompts, or --recompute."
-            return Finding("memory", value, "bad", advice)
-    return Finding("memory", value)
+    return _fitting("memory", value, total, "smaller --micro-batch or --prompts, or --recompute")
+
+
+def _fitting(name: str, value: str, needed: float, instead: str) -> Finding:
+    """A finding that is bad where this machine's card has less than the GB ``needed``."""
+    if torch.cuda.is_available():
+        there = torch.cuda.get_device_properties(0).total_memory / GIB
+        if needed > there:
+            return Finding(name, value, "bad", f"This card has {there:.0f} GB: {instead}.")
+    return Finding(name, value)
 
 
 def _time(record: dict[str, Any], config: RunConfig) -> Finding:
@@ -137,3 +147,16 @@ def _time(record: dict[str, Any], config: RunConfig) -> Finding:
     words = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     total = tqdm.format_interval(record["seconds"] * config.steps)
     return Finding("time", f"{record['seconds']:.2g} s a step ({words}), so {total} for {config.steps} steps")
+
+
+def _evaluation(record: dict[str, Any], config: RunConfig, problems: int, shape: Shape, load: Load) -> Finding:
+    """Measuring can cost more than training: so many answers of so many problems, at the speed of this step."""
+    answers = problems * config.samples
+    at_once = min(config.batch, answers)
+    total = memory(shape, replace(load, rollouts=at_once))["total"] / GIB
+    seconds = record["seconds_sample"] / (config.prompts * config.group) * answers * len(config.evaluated_steps)
+    value = f"{problems} problems x {config.samples} answers, {at_once} at once: about {total:.1f} GB"
+    if len(config.evaluated_steps) > 1:
+        value += f", {len(config.evaluated_steps)} times"
+    value += f"; {tqdm.format_interval(seconds)} in all at this step's speed of sampling"
+    return _fitting("evaluation", value, total, "smaller --batch, --samples or --eval-problems")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from psn_tutorial import measure
 from psn_tutorial.errors import UserError
 from psn_tutorial.measure import evaluate, exact_success, text_logps
 
@@ -43,6 +44,26 @@ def test_every_problem_gets_its_own_samples(policy):
     results = evaluate(model, tokenizer, task, problems, samples=6, batch=12)
     assert [r.problem for r in results] == [task.prompt(p) for p in problems]
     assert all(r.n == 6 and r.total_solutions == len(task.solutions(p)) for r, p in zip(results, problems, strict=True))
+
+
+def test_no_more_than_a_batch_is_sampled_at_once(policy, monkeypatch):
+    task, tokenizer, model = policy("chain", scale=3.0, steps=2, consistency=1)
+    honest, rows = measure.sample, []
+
+    def counted(model, prompts, mask, group, *rest):
+        made = honest(model, prompts, mask, group, *rest)
+        rows.append(made.tokens)
+        return made
+
+    monkeypatch.setattr(measure, "sample", counted)
+    (result,) = evaluate(model, tokenizer, task, task.generate(0, 1), samples=250, batch=100)
+    assert result.n == 250 and [len(tokens) for tokens in rows] == [100, 100, 50]
+    assert not torch.equal(rows[0], rows[1])  # each piece has a random stream of its own
+    right = sum(
+        task.verify(text, task.generate(0, 1)[0]).correct
+        for tokens in rows for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    )  # fmt: skip
+    assert result.c == right > 0
 
 
 def test_the_seed_decides_the_samples(policy):

@@ -70,6 +70,21 @@ def test_too_much_noise_is_told(settings):
     assert "noise" not in found(settings, sigma=0.0)
 
 
+def test_an_evaluation_that_costs_more_than_the_training_is_told(settings, monkeypatch):
+    assert found(settings, samples=4, batch=8)["evaluation"].value.startswith("8 problems x 4 answers, 8 at once: ")
+    many = found(settings, samples=40_000, batch=2**20, eval_every=50)["evaluation"]
+    assert re.match(r"8 problems x 40000 answers, 320000 at once: about \d+\.\d GB, 2 times; \d+:", many.value)
+    assert "evaluation" not in found(settings, evaluate=False)
+    properties = type("Properties", (), {"total_memory": 8 * 2**30})()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**30)
+    findings = found(settings, samples=40_000, batch=2**20, device="cpu")
+    assert findings["memory"].state == "good" and findings["memory"].value.endswith("; 1.0 GB were used")
+    assert findings["evaluation"].state == "bad"
+    assert findings["evaluation"].advice == "This card has 8 GB: smaller --batch, --samples or --eval-problems."
+
+
 def test_nothing_is_in_the_way_of_the_tiny_rule_task(capsys):
     code = main(["preflight", "--task", "rules", "--difficulty", "consistency=1", "--prompts", "8", "--group", "8"])
     shown = capsys.readouterr().out
@@ -83,7 +98,7 @@ def test_the_command_answers_in_json_and_with_its_exit_code(settings, capsys):
              "--lora-rank", "2", "--four-bit"]  # fmt: skip
     assert main(["preflight", *words, "--json"]) == 1
     names = [finding["name"] for finding in json.loads(capsys.readouterr().out)]
-    assert names == ["chat template", "log-probs", "length", "contrast", "memory", "time"]
+    assert names == ["chat template", "log-probs", "length", "contrast", "memory", "time", "evaluation"]
 
 
 @pytest.mark.parametrize(
