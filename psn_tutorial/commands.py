@@ -104,6 +104,9 @@ def train(words: list[str]) -> int:
       {NAME} train --preset demo --task rules --arm psn --sigma 0.4 --out runs/psn
   the released code's setting: one absolute draw on all weights per step, KL target
       {NAME} train --sigma 0.004 --targets all --schedule kl_target --out runs/released
+  a 4-bit Qwen2.5-0.5B on GSM8K, which wants a GPU and the hub; ask `preflight` first
+      {NAME} train --task math --difficulty source=gsm8k --base qwen2.5-0.5b-instruct --four-bit --lora-rank 16 \\
+          --compute bfloat16 --sigma 0.004 --prompts 8 --group 8 --micro-batch 2 --recompute --out runs/gsm8k
   go on after Ctrl-C, or after the machine went down
       {NAME} train --resume runs/psn
 
@@ -113,14 +116,18 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     parser.add_argument("--resume", metavar="FOLDER", help="go on with this run, as it was set")
     parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo or full ...")
     parser.add_argument("--arm", metavar="NAME", help="... of this arm: grpo, hot or psn")
+    parser.add_argument(
+        "--tensorboard", action="store_true", default=None, help="also draw curves for TensorBoard in the run folder"
+    )
     add_grouped_flags(parser, RunConfig, TRAIN_GROUPS)
     args = parser.parse_args(words)
 
     if args.resume:
-        only(args, "resume")
+        only(args, "resume", "tensorboard")
     else:
         config = from_flags(RunConfig, args, _preset_settings(args))
         folder = Path(args.out or _folder_name(config))
+    from psn_tutorial.board import Board
     from psn_tutorial.interrupt import Stop
     from psn_tutorial.jobs import Job, export, follow
 
@@ -129,8 +136,9 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
         job = Job.resume(folder)
     else:
         job = Job.start(folder, config, [NAME, "train", *words])
+    board = Board(job.run.path / "tensorboard", job.trainer.step_number) if args.tensorboard else None
     with _resumable(_command("train", "--resume", folder)), Stop() as stop:
-        follow(job, stop, str(folder), sys.stderr.isatty(), lines=True)
+        follow(job, stop, str(folder), sys.stderr.isatty(), lines=True, board=board)
         policy = export(job)
     if job.config.evaluate:
         _print_summary(job.record.last, f"{folder}, step {job.config.steps}")
@@ -337,12 +345,12 @@ def doctor(words: list[str]) -> int:
 
 
 def preflight(words: list[str]) -> int:
-    """Take one step of a run and look at it closely."""
+    """Take two steps of a run and look at them closely."""
     from psn_tutorial.config import RunConfig
 
     parser = Parser(
         f"{NAME} preflight",
-        "Take one step with the settings of `train`, keep nothing, and say what would go wrong: prompt, length, "
+        "Take two steps with the settings of `train`, keep nothing, and say what would go wrong: prompt, length, "
         "contrast, log-probs, memory, time.",
         f"""examples:
   before a night on a rented card
@@ -400,7 +408,7 @@ def _print_differences(results: Any, other: Any, title: str) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "pretrain": ("make a base policy from its seed", pretrain),
-    "preflight": ("look closely at one step before many", preflight),
+    "preflight": ("look closely at two steps before many", preflight),
     "train": ("train a policy with GRPO or PSN-GRPO", train),
     "evaluate": ("pass@k, coverage and exact success of a policy", evaluate),
     "compare": ("train all arms of an experiment, compare, report", compare),

@@ -112,13 +112,11 @@ def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
 def _measure_base(
     folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool
 ) -> None:
-    from psn_tutorial.bases import base_folder
     from psn_tutorial.jobs import evaluate_policy
 
     config = experiment.config(experiment.reference, experiment.seeds[0])
-    base = config.base or base_folder(config.task)
     measured = MeasureConfig(**{**vars(config.measure()), "seed": 0})
-    evaluate_policy(folder, base, measured, command, show)
+    evaluate_policy(folder, config, measured, command, show)
 
 
 def _train(

@@ -137,9 +137,11 @@ class MeasureConfig:
     temperature: float = option(1.0, "temperature of the policy")
     seed: int = option(0, "seed of the samples")
     batch: int = option(2048, "answers sampled at once: bounds the memory; another number draws other samples")
+    device: str = option("auto", "where to compute; auto: CUDA if there is any", DEVICES)
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASKS)
+        check_choice("device", self.device, DEVICES)
         for name in ("samples", "seed"):
             check_range(name, getattr(self, name), low=0, whole=True)
         check_range("batch", self.batch, low=1, whole=True)
@@ -192,7 +194,7 @@ class RunConfig(TrainConfig):
         """How its evaluations are made. Each seed draws samples of its own, the same in all arms."""
         return MeasureConfig(
             self.task, self.difficulty, self.eval_file, self.eval_problems, self.samples,
-            self.temperature, self.seed, self.batch,
+            self.temperature, self.seed, self.batch, self.device,
         )  # fmt: skip
 
     @property

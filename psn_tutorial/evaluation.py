@@ -35,7 +35,7 @@ from psn_tutorial.intervals import (
     welch_interval,
 )
 from psn_tutorial.settings import check_range, shown
-from psn_tutorial.tasks.base import Task
+from psn_tutorial.tasks.base import Task, verdicts
 
 METRICS = ("pass", "coverage", "family_coverage", "zero_contrast", "success")
 
@@ -167,8 +167,8 @@ def tally(
     solutions: Counter[str] = Counter()
     families: Counter[str] = Counter()
     correct = 0
-    for response, count in responses.items():
-        verdict = task.verify(response, problem)
+    judged = verdicts(task, list(responses), [problem] * len(responses))
+    for count, verdict in zip(responses.values(), judged, strict=True):
         if verdict.correct:
             correct += count
             solutions.update({verdict.solution: count} if verdict.solution is not None else {})

@@ -8,6 +8,7 @@ for bit.
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.bases import base_folder, save_policy
+from psn_tutorial.board import Board
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult
@@ -142,17 +144,19 @@ class Job:
 
 
 def evaluate_policy(
-    folder: str | Path, policy: str | Path, config: MeasureConfig,
+    folder: str | Path, policy: str | Path | RunConfig, config: MeasureConfig,
     command: Sequence[str] | None = None, progress: bool = False,
 ) -> EvaluationRecord:  # fmt: skip
-    """Evaluate a checkpoint or run folder and keep the result as a run record in ``folder``.
+    """Evaluate a policy and keep the result as a run record in ``folder``.
 
+    policy: as for ``load_policy``; or the settings of a run: what it begins with, in its own precision.
     An evaluation of the same policy in the same way that ``folder`` already holds is returned.
     Raises UserError when ``folder`` holds anything else.
     """
     task = get_task(config.task, **config.difficulty)
     problems = held_out_problems(task, config)
-    model, tokenizer, step = load_policy(policy)
+    begins = isinstance(policy, RunConfig)
+    model, tokenizer, step = (*starting_policy(policy), 0) if begins else load_policy(policy, config.device)
     check_words(tokenizer, task)
     settings = {**to_mapping(config), "policy_sha256": fingerprint(model)}
     run = open_or_create(folder, settings, command)
@@ -198,20 +202,24 @@ def open_or_create(
     return run
 
 
-def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False) -> None:
-    """Train to the end with a progress bar; or, for a log file, with ten ``lines`` in all."""
+def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False, board: Board | None = None) -> None:
+    """Train to the end with a progress bar; or, for a log file, with ten ``lines`` in all. ``board`` shows it too."""
     total, done = job.config.steps, job.trainer.step_number
     every = math.ceil(total / 10)
-    with tqdm(
+    with closing(board) if board else nullcontext(), tqdm(
         total=total, initial=done, desc=label, disable=not bar, dynamic_ncols=True, leave=lines,
         bar_format="{desc} {n_fmt}/{total_fmt} |{bar:8}| {remaining} left{postfix}",
     ) as shown:  # fmt: skip
         for record in job.train(stop, progress=bar):
             shown.set_postfix_str(figures(record), refresh=False)
             shown.update()
+            if board:
+                board.show(record, job.record.steps)
             if lines and not bar and record["step"] % every == 0:
                 text = f"{label}: step {record['step']} of {total}, {figures(record)}"
                 print(text, file=sys.stderr, flush=True)
+        if board:
+            board.show_evaluations(job.record.steps)
 
 
 def export(job: Job) -> Path:

@@ -5,6 +5,7 @@ A policy is a tiny model all of whose weights learn, or a language model of whic
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +31,41 @@ def starting_policy(config: RunConfig) -> tuple[nn.Module, PreTrainedTokenizerBa
     """
     base = config.base or base_folder(config.task)
     if not config.lora_rank:
-        model, tokenizer, _ = load_policy(base)
-        return model.to(device_of(config)), tokenizer
+        return load_policy(base, config.device)[:2]
     settings = QLoRAConfig(
         str(base), config.four_bit, compute=config.compute, rank=config.lora_rank, alpha=config.lora_alpha,
         seed=config.seed,
     )  # fmt: skip
-    return load_qlora(settings, device_of(config))
+    return load_qlora(settings, device_of(config.device))
 
 
-def device_of(config: RunConfig) -> str:
-    """Where a run computes: "auto" is a CUDA device if there is one. Raises UserError where there is none."""
-    if config.device == "auto":
+def device_of(name: str) -> str:
+    """The device that one of DEVICES means: "auto" is CUDA if there is any. Raises UserError for CUDA without any."""
+    if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device must be cpu or auto here: there is no CUDA device, got 'cuda'")
-    return config.device
+    return name
 
 
-def load_policy(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerBase, int]:
+def load_policy(folder: str | Path, device: str = "auto") -> tuple[nn.Module, PreTrainedTokenizerBase, int]:
     """Load the clean policy of a checkpoint folder, of a run's newest checkpoint, or a language model by its short
-    name; and its step.
+    name, onto a device of DEVICES; and its step.
 
     Raises UserError when ``folder`` is none of these, or the run has no checkpoint.
     """
     if str(folder) in MODELS:
-        return *load_base(QLoRAConfig(str(folder), four_bit=False)), 0
+        return *load_base(QLoRAConfig(str(folder), four_bit=False), device_of(device)), 0
     folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} holds an adapter without its base: name the run that made it, or load it with peft onto the base"
+        )
     if not (folder / "provenance.json").is_file():
-        return *load(folder), 0
+        model, tokenizer = load(folder)
+        return model.to(device_of(device)), tokenizer, 0
     run = Run.open(folder)
-    model, tokenizer = starting_policy(settings_of(run.path, run.config))
+    model, tokenizer = starting_policy(replace(settings_of(run.path, run.config), device=device))
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise UserError(f"the run {folder} has no checkpoint yet")

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from psn_tutorial.config import RunConfig
+from psn_tutorial.config import TASKS, RunConfig
 from psn_tutorial.errors import UserError, suggest
 from psn_tutorial.evaluation import parse_metric
 from psn_tutorial.settings import check_choice, from_mapping, shown, to_mapping
-from psn_tutorial.tasks.base import TASK_NAMES, get_task
+from psn_tutorial.tasks.base import get_task
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Experiment:
     frontier: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, TASK_NAMES)
+        check_choice("task", self.task, TASKS)
         for name in self.arms:
             check_name("arm", name)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -42,7 +42,7 @@ from psn_tutorial.rollout import (
 from psn_tutorial.runs import Run
 from psn_tutorial.schedulers import make_scheduler
 from psn_tutorial.signals import mean_certainty, semantic_similarity
-from psn_tutorial.tasks.base import Task
+from psn_tutorial.tasks.base import Task, verdicts
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,9 @@ class Trainer:
         config, texts = self.config, responses(self.tokenizer, rollouts)
         answers = [(b // config.group, text) for b, text in enumerate(texts)]
         distinct = list(dict.fromkeys(answers))
-        given = [text for _, text in distinct], [problems[p] for p, _ in distinct]
-        if hasattr(self.task, "verify_many"):  # several at the same time
-            judged = self.task.verify_many(*given)
-        else:
-            judged = [self.task.verify(text, problem) for text, problem in zip(*given, strict=True)]
-        verdicts = {answer: float(verdict.correct) for answer, verdict in zip(distinct, judged, strict=True)}
-        rewards = torch.tensor([verdicts[answer] for answer in answers]).view(len(problems), config.group)
+        judged = verdicts(self.task, [text for _, text in distinct], [problems[p] for p, _ in distinct])
+        correct = {answer: float(verdict.correct) for answer, verdict in zip(distinct, judged, strict=True)}
+        rewards = torch.tensor([correct[answer] for answer in answers]).view(len(problems), config.group)
         if config.advantage == "pass_at_k":
             advantages = pass_at_k_advantages(rewards, config.pass_k)
         else:

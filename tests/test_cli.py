@@ -107,7 +107,7 @@ def test_every_setting_is_a_flag_of_train_under_a_heading(psn):
     for field in fields(RunConfig):
         assert re.search(rf"--{field.name.replace('_', '-')}\b", text)
     plain = text.split("the task:")[0]  # what no heading names would stand there
-    assert set(re.findall(r"  --([a-z-]+)", plain)) == {"out", "resume", "preset", "arm"}
+    assert set(re.findall(r"  --([a-z-]+)", plain)) == {"out", "resume", "preset", "arm", "tensorboard"}
 
 
 # --- a run ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ only these methods.
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -119,6 +119,13 @@ def get_task(name: str, **difficulty: Any) -> "Task[Any]":
                 f"it has {', '.join(known)}"
             )
     return classes[name](**difficulty)
+
+
+def verdicts(task: "Task[P]", responses: Sequence[str], problems: Sequence[P]) -> list[Verdict]:
+    """The verdict on each response to its problem; several at the same time where the task offers ``verify_many``."""
+    if hasattr(task, "verify_many"):
+        return task.verify_many(responses, problems)
+    return [task.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
 
 
 def require_integer(where: str, value: Any, low: int, high: int) -> int:

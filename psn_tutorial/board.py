@@ -1,0 +1,45 @@
+"""The figures of a run as TensorBoard curves, for those who watch long runs there.
+
+They are a picture of steps.jsonl and eval.json, which stay the record: nothing is ever read back from here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import Evaluation, per_problem
+
+
+class Board:
+    """Curves in ``folder``: train/<name> of every figure of a step record, eval/pass@1 of every evaluation.
+
+    step: the step that a resumed run goes on from; what the curves showed after it is hidden.
+
+    Raises UserError when TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int = 0):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("--tensorboard needs the package: pip install 'psn-tutorial[tensorboard]'") from None
+        self.writer = SummaryWriter(folder, purge_step=step + 1)
+        self.evaluated: set[int] = set()
+
+    def show(self, record: Mapping[str, Any], evaluations: Mapping[int, Evaluation]) -> None:
+        """Add one step's record and the evaluations that are new."""
+        for name, value in record.items():
+            if name != "step" and value is not None:
+                self.writer.add_scalar(f"train/{name}", value, record["step"])
+        self.show_evaluations(evaluations)
+
+    def show_evaluations(self, evaluations: Mapping[int, Evaluation]) -> None:
+        for step in evaluations.keys() - self.evaluated:
+            accuracy = per_problem(evaluations[step], "pass@1").values()
+            self.writer.add_scalar("eval/pass@1", sum(accuracy) / len(accuracy), step)
+            self.evaluated.add(step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()

@@ -1,0 +1,152 @@
+"""A 4-bit language model on word problems from the command line: train, kill, resume, evaluate, export, compare."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("peft")
+
+from psn_tutorial import jobs  # noqa: E402
+from psn_tutorial.board import Board  # noqa: E402
+from psn_tutorial.cli import main  # noqa: E402
+from psn_tutorial.errors import UserError  # noqa: E402
+from psn_tutorial.models.decoder import forward  # noqa: E402
+from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
+from psn_tutorial.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
+from psn_tutorial.records import RunRecord  # noqa: E402
+from psn_tutorial.runs import Run  # noqa: E402
+from psn_tutorial.tasks.base import Verdict, write_problems  # noqa: E402
+from psn_tutorial.tasks.math import Math, Problem  # noqa: E402
+
+
+@pytest.fixture
+def psn(capsys, monkeypatch, tmp_path):
+    """Run a command line in an empty folder; a wrong model is right half of the time, so that it learns something."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        Math, "verify_many", lambda self, texts, problems: [Verdict(sum(map(ord, t)) % 2 == 0, "") for t in texts]
+    )
+    write_problems(tmp_path / "p.jsonl", Math(), [Problem(f"What is {n} + {n}?", str(2 * n)) for n in range(6)])
+
+    def run(*words):
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def words(language_model):
+    return [
+        "train", "--task", "math", "--base", language_model, "--difficulty", "completion=8", "--train-file", "p.jsonl",
+        "--eval-file", "p.jsonl", "--lora-rank", 4, "--four-bit", "--sigma", 0.01, "--draws", 2, "--prompts", 3,
+        "--group", 4, "--steps", 4, "--samples", 6, "--batch", 18, "--save-every", 2, "--lr", 0.001,
+    ]  # fmt: skip
+
+
+def timeless(folder):
+    return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in Run.open(folder).steps()]
+
+
+def counts(folder):
+    return [(r.problem, r.n, r.c) for r in RunRecord.read(folder).evaluations.last]
+
+
+def test_train_leaves_an_adapter_that_peft_puts_onto_the_base(psn, words, language_model):
+    from peft import PeftModel
+
+    code, out, err = psn(*words, "--out", "run")
+    assert code == 0 and out.endswith("run: run    policy: run/policy\n") and "pass@1" in out
+    assert "run: step 4 of 4, reward 0." in err and "tokens/s" in err
+    record = RunRecord.read("run")
+    assert record.finished and all(0 < r["reward"] < 1 and r["kl_k3"] > 0 for r in record.steps)
+    policy, tokenizer, step = load_policy("run")
+    assert step == 4 and len(four_bit_layers(policy)) == 14
+    assert any(p.abs().max() > 0 for name, p in learned_weights(policy).items() if "lora_B" in name)
+    base, _ = load_base(QLoRAConfig(str(language_model), compute="float32"))
+    exported = PeftModel.from_pretrained(base, "run/policy")
+    ids = torch.tensor([tokenizer("What is 7 + 7?")["input_ids"]])
+    with torch.no_grad():
+        assert torch.equal(forward(exported, ids), forward(policy, ids))
+
+
+def test_a_killed_run_goes_on_to_the_same_end(psn, words, tmp_path):
+    assert psn(*words, "--out", "whole")[0] == 0
+    shutil.copytree("whole", "killed")
+    for gone in ("checkpoints/step-000004", "policy"):
+        shutil.rmtree(tmp_path / "killed" / gone)
+    (tmp_path / "killed" / "eval.json").unlink()
+    assert psn("train", "--resume", "killed")[0] == 0
+    assert timeless("killed") == timeless("whole") and counts("killed") == counts("whole")
+    assert fingerprint(load_policy("killed")[0]) == fingerprint(load_policy("whole")[0])
+
+
+def test_a_run_is_evaluated_in_four_bits_and_its_adapter_alone_is_not(psn, words):
+    psn(*words, "--out", "run")
+    assert psn("evaluate", "run")[0] == 0
+    assert counts("runs/eval-run-math") == counts("run")
+    code, out, err = psn("evaluate", "run/policy", "--task", "math")
+    assert (code, out) == (2, "") and "run/policy holds an adapter without its base: name the run" in err
+
+
+def test_arms_of_language_models_are_compared_with_the_base_in_its_four_bits(psn, words, language_model, monkeypatch):
+    seen = []
+    honest = jobs.measure
+    monkeypatch.setattr(jobs, "measure", lambda model, *rest: seen.append(model) or honest(model, *rest))
+    common = dict(
+        base=str(language_model), difficulty={"completion": 8}, train_file="p.jsonl", eval_file="p.jsonl",
+        lora_rank=4, four_bit=True, prompts=3, group=4, steps=2, samples=6, batch=18,
+    )  # fmt: skip
+    arms = {"grpo": {"label": "GRPO"}, "psn": {"label": "PSN-GRPO", "changes": {"sigma": 0.01}}}
+    experiment = {"task": "math", "question": "Does it run?", "arms": arms, "common": common, "seeds": [3]}
+    with open("mine.json", "w") as file:
+        json.dump({"sums": experiment}, file)
+    code, out, _ = psn("compare", "--file", "mine.json", "--out", "runs/mine")
+    assert code == 0 and "PSN-GRPO" in out
+    assert [len(four_bit_layers(model)) for model in seen] == [14] * 3
+    base = starting_policy(RunRecord.read("runs/mine/sums/grpo/seed-3").settings)[0]
+    assert RunRecord.read("runs/mine/sums/base").config["policy_sha256"] == fingerprint(base)
+
+
+def test_tensorboard_shows_the_records_and_a_resumed_run_takes_back_what_is_done_again(psn, words, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert psn(*words, "--eval-every", 2, "--tensorboard", "--out", "run")[0] == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000004")
+    assert psn("train", "--resume", "run", "--tensorboard")[0] == 0
+    seen = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    record = RunRecord.read("run")
+    for name in ("reward", "ess", "tokens"):
+        points = seen.Scalars(f"train/{name}")
+        assert [point.step for point in points] == [1, 2, 3, 4]
+        assert [point.value for point in points] == pytest.approx([r[name] for r in record.steps])
+    points = {point.step: point.value for point in seen.Scalars("eval/pass@1")}
+    expected = {step: sum(r.c / r.n for r in results) / 6 for step, results in record.evaluations.steps.items()}
+    assert list(points) == [2, 4] and points == pytest.approx(expected)
+
+
+def test_without_tensorboard_a_sentence_says_what_to_install(monkeypatch, tmp_path):
+    import builtins
+
+    honest = builtins.__import__
+
+    def missing(name, *rest):
+        if name == "torch.utils.tensorboard":
+            raise ImportError(name)
+        return honest(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(UserError, match=r"pip install 'psn-tutorial\[tensorboard\]'"):
+        Board(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_a_sentence(psn):
+    assert device_of("auto") == "cpu"
+    code, _, err = psn("evaluate", "--task", "chain", "--device", "cuda")
+    assert code == 2 and "device must be cpu or auto here: there is no CUDA device, got 'cuda'" in err
