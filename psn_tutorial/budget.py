@@ -1,21 +1,38 @@
-"""How much memory a QLoRA run needs, counted before anything is loaded.
+"""How much memory and time a QLoRA run needs, counted before anything is loaded.
 
 The largest of two moments counts: while sampling, the key-value caches of all rollouts live; while updating, the
 activations of one micro-batch do. Weights, adapter and noise are there all the time. Every part is a count of numbers
 times their bytes; what a GPU's libraries and its allocator keep for themselves is not in it (``OVERHEAD`` is a margin,
-not a measurement).
+not a measurement). The time is a floor: what the card's memory and its multipliers allow at best.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.settings import check_choice
 
 GIB = 2**30
 OVERHEAD = 0.75 * GIB
-CARDS = (8, 16, 24, 80)  # GB
+
+
+class Card(NamedTuple):
+    """A GPU: memory in GB, bytes it reads and bfloat16 operations it does in a second, as its data sheet has them."""
+
+    name: str
+    gigabytes: int
+    bandwidth: float
+    operations: float
+
+
+# Published figures, dense and with float32 accumulation; an example of each size, not advice.
+CARDS = (
+    Card("RTX 4060", 8, 272e9, 30.2e12),
+    Card("RTX 4060 Ti", 16, 288e9, 44.1e12),
+    Card("RTX 4090", 24, 1008e9, 165.2e12),
+    Card("A100", 80, 2039e9, 312e12),
+)
 
 # NF4: half a byte per weight, a float32 scale per block of 64; doubly quantised, the scale is one byte and
 # each 256 of those share a float32 (QLoRA, arXiv 2305.14314, section 3).
@@ -117,10 +134,9 @@ class Load:
 
 def memory(shape: Shape, load: Load) -> dict[str, float]:
     """Bytes by part; "sampling" and "updating" are the two moments, "total" the larger of them with all the rest."""
-    per_linear = NF4[load.double_quant] if load.four_bit else load.bytes
     tokens = load.prompt + load.completion
     parts: dict[str, float] = {
-        "weights": shape.linear_weights * per_linear + shape.other_weights * load.bytes,
+        "weights": _weights(shape, load),
         "adapter and optimiser": shape.low_rank(load.rank, ALL) * 4 * 4,  # float32: weight, gradient, two moments
         "noise": load.draws * shape.low_rank(load.noise_rank, MLP) * load.bytes,
     }
@@ -139,6 +155,11 @@ def memory(shape: Shape, load: Load) -> dict[str, float]:
     return parts
 
 
+def _weights(shape: Shape, load: Load) -> float:
+    per_linear = NF4[load.double_quant] if load.four_bit else load.bytes
+    return shape.linear_weights * per_linear + shape.other_weights * load.bytes
+
+
 def _activations(shape: Shape, load: Load, tokens: int) -> float:
     """What one micro-batch keeps for its backward pass: with checkpointing the input of every layer and one layer's
     inside, without it the inside of all."""
@@ -150,10 +171,26 @@ def _activations(shape: Shape, load: Load, tokens: int) -> float:
     return load.micro_batch * tokens * (kept + layers * (inside + adapters))
 
 
+def fastest_step(shape: Shape, load: Load, card: Card) -> dict[str, float]:
+    """Seconds that a step takes at the very least: "sampling", "updating" and "total".
+
+    Each sampled token needs all weights and all caches read once, and two operations per weight and rollout; whatever
+    takes longer counts. Updating is forward, backward through the frozen weights to the activations, and the forward
+    of checkpointing again. Left out is everything else: the prompt, launching kernels, 4-bit decoding, the verifier.
+    A real step takes a multiple of it, and a small model the largest: `preflight` measures yours.
+    """
+    parts = memory(shape, load)
+    multiplied = shape.linear_weights + shape.vocabulary * shape.hidden + shape.low_rank(load.rank, ALL)
+    cache = parts["key-value cache"] * (load.prompt + load.completion / 2) / (load.prompt + load.completion)
+    read = parts["weights"] + shape.low_rank(load.rank, ALL) * 4 + parts["noise"] + cache
+    token = max(read / card.bandwidth, 2 * load.rollouts * multiplied / card.operations)
+    passes = 3 if load.checkpointing else 2
+    updating = 2 * passes * load.rollouts * load.completion * multiplied / card.operations
+    return {"sampling": load.completion * token, "updating": updating, "total": load.completion * token + updating}
+
+
 def largest_rollouts(shape: Shape, load: Load, card: float) -> int:
     """How many rollouts fit onto a card of ``card`` GB at once; 0 if not even one does."""
-    from dataclasses import replace
-
     fits = 0
     while fits < 4096 and memory(shape, replace(load, rollouts=fits + 1))["total"] <= card * GIB:
         fits += 1
@@ -175,7 +212,7 @@ def table(names: Mapping[str, Shape] | None = None, load: Load | None = None) ->
         {
             "model": name,
             "GB": memory(shape, load)["total"] / GIB,
-            **{f"{card} GB": largest_rollouts(shape, load, card) for card in CARDS},
+            **{f"{card.gigabytes} GB": largest_rollouts(shape, load, card.gigabytes) for card in CARDS},
         }
         for name, shape in (names or SHAPES).items()
     ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from psn_tutorial.budget import CARDS, GIB, Load, Shape, memory
+from psn_tutorial.budget import CARDS, GIB, Load, Shape, fastest_step, memory
 from psn_tutorial.config import RunConfig
 from psn_tutorial.doctor import Finding
 from psn_tutorial.jobs import Job
@@ -39,7 +39,7 @@ def preflight(config: RunConfig) -> list[Finding]:
     clipped = float((rows.mask.all(1) & (rows.tokens[:, -1] != trainer.tokenizer.eos_token_id)).float().mean())
     record, warm = trainer.step(), trainer.step()  # of a model that is thrown away; the first one warms the machine up
     findings += [_lengths(trainer, clipped), _contrast(record), *_noise(record, config)]
-    findings += [_memory(shape, load), _time(warm, config)]
+    findings += [_memory(shape, load), _time(warm, config), *_cards(shape, load)]
     if config.evaluate and config.samples:
         findings.append(_evaluation(warm, config, len(job.held_out), shape, load))
     return findings
@@ -125,9 +125,9 @@ def _load(config: RunConfig, trainer: Trainer) -> Load:
 def _memory(shape: Shape, load: Load) -> Finding:
     parts = memory(shape, load)
     total = parts["total"] / GIB
-    fits = [f"{card} GB" for card in CARDS if card >= total]
+    smallest = next((card.gigabytes for card in CARDS if card.gigabytes >= total), "more than 80")
     largest = max(("sampling", "updating"), key=parts.get)
-    value = f"about {total:.1f} GB, most of it while {largest}; fits a card of {fits[0] if fits else 'more than 80 GB'}"
+    value = f"about {total:.1f} GB, most of it while {largest}; fits a card of {smallest} GB"
     if torch.cuda.is_available():
         value += f"; {torch.cuda.max_memory_allocated() / GIB:.1f} GB were used"
     return _fitting("memory", value, total, "smaller --micro-batch or --prompts, or --recompute")
@@ -147,6 +147,16 @@ def _time(record: dict[str, Any], config: RunConfig) -> Finding:
     words = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     total = tqdm.format_interval(record["seconds"] * config.steps)
     return Finding("time", f"{record['seconds']:.2g} s a step ({words}), so {total} for {config.steps} steps")
+
+
+def _cards(shape: Shape, load: Load) -> list[Finding]:
+    """The floor of a step's time on a card of each size that is large enough; of no use for tiny models."""
+    total = memory(shape, load)["total"] / GIB
+    floors = {card: fastest_step(shape, load, card)["total"] for card in CARDS if card.gigabytes >= total}
+    if max(floors.values(), default=0.0) < 1.0:
+        return []
+    words = [f"{seconds:.2g} s on {card.gigabytes} GB ({card.name})" for card, seconds in floors.items()]
+    return [Finding("cards", f"a step takes at the very least {', '.join(words)}; a real one takes a multiple of it")]
 
 
 def _evaluation(record: dict[str, Any], config: RunConfig, problems: int, shape: Shape, load: Load) -> Finding:

@@ -8,11 +8,29 @@ import torch
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
-from psn_tutorial.budget import ALL, GIB, MLP, SHAPES, Load, Shape, largest_rollouts, memory, shape_of, table  # noqa: E402
+from psn_tutorial.bases import save_policy  # noqa: E402
+from psn_tutorial.budget import (  # noqa: E402
+    ALL,
+    CARDS,
+    GIB,
+    MLP,
+    NF4,
+    SHAPES,
+    Card,
+    Load,
+    Shape,
+    fastest_step,
+    largest_rollouts,
+    memory,
+    shape_of,
+    table,
+)
 from psn_tutorial.carriers import carried  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, four_bit_layers, load_base, load_qlora  # noqa: E402
+from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
+from psn_tutorial.rollout import Rollouts, read_completions  # noqa: E402
 
 
 def size(tensors):
@@ -55,6 +73,39 @@ def test_the_adapter_and_the_noise_take_what_is_said(checkpoint):
         assert size(held) == parts["noise"] == 3 * shape.low_rank(2, MLP) * 2
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_backward_keeps_no_more_than_is_said_and_not_much_less(architecture, recompute, tmp_path):
+    """Every tensor that autograd holds between forward and backward, weights left out."""
+    tokenizer = build_tokenizer([str(number) for number in range(61)])
+    sizes = TinyConfig(architecture, hidden=256, layers=4, heads=4, kv_heads=2, ff=768, positions=256)
+    save_policy(build_model(sizes, tokenizer), tokenizer, tmp_path / "base")
+    model, _ = load_qlora(QLoRAConfig(str(tmp_path / "base")))
+    rows, prompt, completion = 2, 4, 96
+    words = torch.randint(3, 64, (1, prompt)).repeat(rows, 1), torch.randint(3, 64, (rows, completion))
+    seen = (torch.ones_like(ids, dtype=torch.bool) for ids in words)
+    rollouts = Rollouts(words[0], next(seen), words[1], next(seen), torch.zeros(rows, completion), None, None)
+    weights = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    held = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage  # alive, so that no other tensor gets its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        read_completions(model, rollouts, torch.arange(rows), 1.0, recompute=recompute)
+    kept = sum(storage.nbytes() for storage in held.values())
+    load = Load(prompt=prompt, completion=completion, micro_batch=rows, checkpointing=recompute)
+    parts = memory(Shape.of(model.config), load)
+    assert kept < parts["updating"]
+    if recompute:  # the rest of what is said is the inside of one layer, which only the backward pass makes
+        assert kept > 0.2 * parts["activations"]
+    else:
+        assert kept > 0.75 * parts["activations"]
+
+
 def test_every_model_by_name_has_a_shape_of_about_its_name():
     assert set(SHAPES) == set(MODELS)
     for name, shape in SHAPES.items():
@@ -88,3 +139,28 @@ def test_the_table_has_a_row_for_each_model():
 def test_an_unknown_name_is_a_sentence():
     with pytest.raises(UserError, match="base must be one of"):
         shape_of("qwen9")
+
+
+def test_the_floor_of_a_step_by_hand():
+    """One layer of width 64, no heads to speak of: every count can be written down."""
+    shape = Shape(hidden=64, layers=1, heads=1, kv_heads=1, head_dim=64, ff=128, vocabulary=1000)
+    load = Load(rollouts=4, prompt=10, completion=20, draws=0, rank=2, bytes=2)
+    linear, head, adapter = 4 * 64 * 64 + 3 * 64 * 128, 1000 * 64, 2 * (4 * 128 + 3 * 192)
+    read = linear * NF4[True] + (head + 2 * 64 + 64) * 2 + adapter * 4 + 4 * 20 * 2 * 64 * 2  # 20 = 10 + 20 / 2 cached
+    slow_memory = fastest_step(shape, load, Card("", 8, 1e6, 1e30))
+    assert slow_memory["sampling"] == pytest.approx(20 * read / 1e6)
+    slow_processor = fastest_step(shape, load, Card("", 8, 1e30, 1e6))
+    assert slow_processor["sampling"] == pytest.approx(20 * 2 * 4 * (linear + head + adapter) / 1e6)
+    assert slow_processor["updating"] == pytest.approx(3 * slow_processor["sampling"])
+    plain = fastest_step(shape, replace(load, checkpointing=False), Card("", 8, 1e30, 1e6))
+    assert plain["updating"] == pytest.approx(2 * plain["sampling"])
+    assert plain["total"] == plain["sampling"] + plain["updating"]
+
+
+def test_a_faster_card_has_a_lower_floor_and_more_work_a_higher_one():
+    shape, load = shape_of("qwen2.5-0.5b-instruct"), Load()
+    floors = [fastest_step(shape, load, card)["total"] for card in CARDS]
+    assert floors == sorted(floors, reverse=True) and [card.gigabytes for card in CARDS] == [8, 16, 24, 80]
+    for name in ("rollouts", "completion", "rank"):
+        more = replace(load, **{name: 16 * getattr(load, name)})
+        assert fastest_step(shape, more, CARDS[0])["total"] > floors[0], name

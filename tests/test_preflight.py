@@ -10,6 +10,7 @@ pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
 from psn_tutorial import preflight as module  # noqa: E402
+from psn_tutorial.budget import SHAPES, Load  # noqa: E402
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.config import RunConfig  # noqa: E402
 from psn_tutorial.preflight import preflight  # noqa: E402
@@ -83,6 +84,14 @@ def test_an_evaluation_that_costs_more_than_the_training_is_told(settings, monke
     assert findings["memory"].state == "good" and findings["memory"].value.endswith("; 1.0 GB were used")
     assert findings["evaluation"].state == "bad"
     assert findings["evaluation"].advice == "This card has 8 GB: smaller --batch, --samples or --eval-problems."
+
+
+def test_the_floor_of_each_card_that_is_large_enough_is_told(settings):
+    assert "cards" not in found(settings)  # a tiny model takes no time at all there
+    shape, load = SHAPES["qwen2.5-1.5b"], Load(rollouts=64, micro_batch=8, checkpointing=False)
+    (finding,) = module._cards(shape, load)
+    assert "8 GB" not in finding.value.replace("80 GB", "") and "80 GB (A100)" in finding.value
+    assert "a real one takes a multiple of it" in finding.value
 
 
 def test_nothing_is_in_the_way_of_the_tiny_rule_task(capsys):
