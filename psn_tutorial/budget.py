@@ -164,7 +164,8 @@ def _activations(shape: Shape, load: Load, tokens: int) -> float:
     """What one micro-batch keeps for its backward pass: with checkpointing the input of every layer and one layer's
     inside, without it the inside of all."""
     attention = 4 * shape.hidden + (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim * 2
-    inside = (attention + 5 * shape.ff) * load.bytes + 2 * shape.hidden * 4  # the norms compute in float32
+    normed = 2 * shape.hidden + (shape.heads + shape.kv_heads) * shape.head_dim * shape.head_norms
+    inside = (attention + 5 * shape.ff) * load.bytes + normed * 4  # the norms compute in float32
     adapters = (len(ALL) * load.rank + 3 * shape.hidden) * 4  # LoRA reads its input in float32
     layers = 1 if load.checkpointing else shape.layers
     kept = shape.layers * shape.hidden * load.bytes if load.checkpointing else 0
