@@ -31,8 +31,9 @@ def generate(seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Pro
     Raises UserError for a seed below 0, or a count outside 0..1,000,000.
     """
     rng = random.Random(require_seed(seed))
+    require_integer("count", count, 0, 10**6)
     taken, problems = {problem.question for problem in exclude}, []
-    while len(problems) < require_integer("count", count, 0, 10**6):
+    while len(problems) < count:
         problem = _problem(rng)
         if problem.question not in taken:
             taken.add(problem.question)
