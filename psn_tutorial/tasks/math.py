@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from psn_tutorial.errors import UserError, suggest
-from psn_tutorial.settings import check_choice
+from psn_tutorial.settings import check_choice, check_range
 from psn_tutorial.tasks.base import Demonstration, Verdict, read_problems, require_integer, require_seed
 from psn_tutorial.tasks.splits import DATA
 from psn_tutorial.verifier import Verifier
@@ -242,15 +242,18 @@ class Math:
 
     source, split, path: what ``generate`` draws from, as for ``load_problems``.
     completion: tokens that an answer may have.
+    worked: share of the demonstrations that show the solution; the others give the answer at once.
     """
 
     source: str = "word_problems"
     split: str | None = None
     path: str | None = None
     completion: int = 1024
+    worked: float = 1.0
 
     def __post_init__(self) -> None:
         require_integer("completion", self.completion, 1, 10**6)
+        check_range("worked", self.worked, low=0, high=1)
 
     @property
     def name(self) -> str:
@@ -327,11 +330,16 @@ class Math:
         return [problem.answer]
 
     def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
-        """The worked solution, then the boxed answer. Raises UserError if the problem brings no solution."""
-        if not problem.solution:
-            raise UserError(f"problem {problem.id or problem.question[:40]!r} has no solution to demonstrate")
-        worked = re.sub(r"<<.*?>>", "", problem.solution)  # GSM8K's marks for a calculator
-        words = f"{worked} The answer is \\boxed{{{problem.answer}}}.".split()
+        """The worked solution if ``worked`` will have it, then the boxed answer.
+
+        Raises UserError if the problem brings no solution to show.
+        """
+        text = f"The answer is \\boxed{{{problem.answer}}}."
+        if rng.random() < self.worked:
+            if not problem.solution:
+                raise UserError(f"problem {problem.id or problem.question[:40]!r} has no solution to demonstrate")
+            text = re.sub(r"<<.*?>>", "", problem.solution) + f" {text}"  # without GSM8K's marks for a calculator
+        words = text.split()
         return Demonstration(" ".join(words), loss=(True,) * len(words))
 
     def to_json(self, problem: Problem) -> dict[str, Any]:

@@ -115,6 +115,20 @@ def test_a_right_answer_is_recognised_and_a_near_miss_is_not():
     assert verify_many(right + near, golds * 2) == [True] * 20 + [False] * 20
 
 
+def test_a_share_of_the_demonstrations_is_worked_and_all_are_right():
+    task, rng = Math(source="sums", worked=0.25), random.Random(0)
+    shown = [(problem, task.demonstration(problem, rng).text) for problem in MANY]
+    worked = [text == f"{p.solution} The answer is \\boxed{{{p.answer}}}." for p, text in shown]
+    at_once = [text == f"The answer is \\boxed{{{p.answer}}}." for p, text in shown]
+    assert all(a != b for a, b in zip(worked, at_once, strict=True))
+    assert abs(sum(worked) / len(MANY) - 0.25) < 4 * (0.25 * 0.75 / len(MANY)) ** 0.5
+    unsolved = Problem("How many?", "3")
+    assert Math(worked=0.0).demonstration(unsolved, rng).text == r"The answer is \boxed{3}."
+    for share in (-0.1, 1.1, float("nan"), "half"):
+        with pytest.raises(UserError, match="worked must be"):
+            Math(worked=share)
+
+
 def test_the_name_of_the_source_is_told():
     with pytest.raises(UserError, match="source must be one of word_problems, sums, gsm8k, .*got 'sum' .*'sums'"):
         get_task("math", source="sum").generate(0, 1)
