@@ -54,7 +54,7 @@ class PretrainConfig:
 
 # The shipped bases. Countdown sees few problems often: a base that has read more solves them all within 256 samples and
 # leaves nothing to explore. The rule base is untied, as the large Qwens are, so that noise can act on the unembedding
-# alone. The language model for worded sums stops while it is wrong more often than right.
+# alone. The language model for worded sums can work an answer out, but more often gives one at once, which is a guess.
 BASES = {
     "countdown": PretrainConfig("countdown", problems=7000, demonstrations=7000, steps=1500),
     "rules": PretrainConfig(
@@ -64,9 +64,9 @@ BASES = {
         "chain", model=TinyConfig(hidden=32, ff=128, tied=False), problems=1, demonstrations=50_000, steps=300
     ),
     "sums": PretrainConfig(
-        "math", difficulty={"source": "sums", "completion": 40},
+        "math", difficulty={"source": "sums", "completion": 40, "worked": 0.4},
         model=TinyConfig("qwen2", hidden=128, heads=4, kv_heads=2, ff=384, positions=128),
-        problems=30_000, demonstrations=30_000, steps=400, batch=64, warmup=50,
+        problems=40_000, demonstrations=40_000, steps=1400, batch=64, warmup=50,
     ),
 }  # fmt: skip
 
