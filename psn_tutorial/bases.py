@@ -14,7 +14,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.files import in_words, new_folder
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
-from psn_tutorial.models.pretrain import PretrainConfig, Pretraining
+from psn_tutorial.models.pretrain import BASES, PretrainConfig, Pretraining
 from psn_tutorial.models.tiny import quiet
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord
@@ -27,18 +27,22 @@ from psn_tutorial.tasks.splits import DATA
 SAVE_EVERY = 250  # steps between checkpoints
 
 
-def base_folder(task_name: str) -> Path:
-    """The shipped base policy of a task. Raises UserError when it is not there."""
-    folder = DATA / "bases" / task_name
-    if task_name in LANGUAGE_TASKS:
+def base_folder(name: str) -> Path:
+    """The shipped base policy of a task with words of its own, or "sums": a small language model for worded sums.
+
+    Raises UserError when it is not there.
+    """
+    folder = DATA / "bases" / name
+    if name in LANGUAGE_TASKS:
         raise UserError(
-            f"task {task_name} has no shipped base policy: give a language model, "
+            f"task {name} has no shipped base policy: give a language model, "
             "such as --base qwen2.5-0.5b-instruct --lora-rank 16"
         )
     if not folder.is_dir():
+        task = BASES[name].task if name in BASES else name
         raise UserError(
-            f"the shipped base policy of {task_name} is not beside the package; make one with "
-            f"`psn-tutorial pretrain --task {task_name} --out my-base` and give it as --base"
+            f"the shipped base policy of {name} is not beside the package; make one with "
+            f"`psn-tutorial pretrain --task {task} --out my-base` and give it as --base"
         )
     return folder
 

@@ -32,6 +32,8 @@ def pretrain(words: list[str]) -> int:
       {NAME} pretrain --task rules --difficulty rules=3 --model-hidden 32 --out small-base
   use it
       {NAME} train --task rules --base my-base
+  the small language model for worded sums, again
+      {NAME} pretrain --task math --out sums-base
 
 The defaults are those of the shipped base of the task. The problems that policies are trained and
 evaluated on are never demonstrated.""",
@@ -45,7 +47,7 @@ evaluated on are never demonstrated.""",
         only(args, "resume", "out")
     else:
         task = getattr(args, "task", "countdown")
-        config = from_flags(PretrainConfig, args, BASES.get(task))
+        config = from_flags(PretrainConfig, args, {base.task: base for base in BASES.values()}.get(task))
     from psn_tutorial.bases import BaseJob, require_new
     from psn_tutorial.interrupt import Stop
 

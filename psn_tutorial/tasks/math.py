@@ -3,9 +3,10 @@
     load_problems("gsm8k", split="test")            from the hub (needs the library datasets and, once, a network)
     load_problems("gsm8k", path="gsm8k_test.jsonl") the same from a file
     load_problems("word_problems", split="train")   the problems written for this project, shipped with it
+    load_problems("sums", split="train")            worded sums (:mod:`psn_tutorial.tasks.sums`), made from a seed
 
-``Math``, which is ``get_task("math")``, makes a task of them. It has no vocabulary for a tiny tokenizer and no shipped
-base: it wants a language model.
+``Math``, which is ``get_task("math")``, makes a task of them. It has no vocabulary for a tiny tokenizer: it wants a
+language model. The one that is shipped, ``base_folder("sums")``, can do worded sums and nothing else.
 """
 
 import random
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from psn_tutorial.errors import UserError, suggest
-from psn_tutorial.settings import check_choice
+from psn_tutorial.settings import check_choice, check_range
 from psn_tutorial.tasks.base import Demonstration, Verdict, read_problems, require_integer, require_seed
 from psn_tutorial.tasks.splits import DATA
 from psn_tutorial.verifier import Verifier
@@ -45,8 +46,9 @@ SOURCES = {
     "minerva": Source("math-ai/minervamath", None, ("test",)),
     "olympiadbench": Source("math-ai/olympiadbench", None, ("test",)),
 }
-OWN = "word_problems"
+OWN = ("word_problems", "sums")  # made for this project
 OWN_SPLITS = ("train", "eval")
+SUMS = {"seed": 0, "count": 600}  # the sums to train and to evaluate on
 SCIENTIFIC = re.compile(r"^(-?[0-9]+(?:\.[0-9]+)?)[eE]\+?(-?[0-9]+)$")  # in LaTeX the e of 4.5e33 is Euler's number
 EVERY = 5  # one in five of the own problems is for evaluation; 5 and the 12 topics have no common factor
 
@@ -88,7 +90,7 @@ def verify_many(responses: Sequence[str], golds: Sequence[str]) -> list[bool]:
 
 
 def load_problems(source: str, split: str | None = None, path: str | Path | None = None) -> list[Problem]:
-    """The problems of ``source``: one of SOURCES from the hub, "word_problems", or with ``path`` those of a file.
+    """The problems of ``source``: one of SOURCES from the hub, one of OWN, or with ``path`` those of a file.
 
     source: upper and lower case and hyphens do not matter ("MATH-500"). With ``path`` it is a name and no more.
     split: None is the usual one of a benchmark, and all of the own problems.
@@ -98,9 +100,9 @@ def load_problems(source: str, split: str | None = None, path: str | Path | None
     """
     if path is not None:
         return read_problems(path, Math())
-    if _name(source) == _name(OWN):
-        return _own_problems(split)
     name = _known(source)
+    if name in OWN:
+        return _own_problems(name, split)
     usual = SOURCES[name].splits[0]
     check_choice("split", split or usual, SOURCES[name].splits)
     rows = _from_hub(name, split or usual)
@@ -112,19 +114,26 @@ def _name(source: str) -> str:
 
 
 def _known(source: str) -> str:
-    """The key of SOURCES that ``source`` means. Raises UserError for none."""
-    if _name(source) not in SOURCES:
-        names = [OWN, *SOURCES]
-        raise UserError(f"source must be one of {', '.join(names)}, got {source!r}{suggest(source, names)}")
-    return _name(source)
+    """The name in OWN or SOURCES that ``source`` means. Raises UserError for none."""
+    names = {_name(name): name for name in (*OWN, *SOURCES)}
+    if _name(source) not in names:
+        listed = ", ".join(names.values())
+        raise UserError(f"source must be one of {listed}, got {source!r}{suggest(source, names.values())}")
+    return names[_name(source)]
 
 
-def _own_problems(split: str | None) -> list[Problem]:
-    problems = read_problems(DATA / f"{OWN}.jsonl", Math())
+def _own_problems(name: str, split: str | None) -> list[Problem]:
+    problems = _sums(**SUMS) if name == "sums" else read_problems(DATA / f"{name}.jsonl", Math())
     if split is None:
         return problems
     check_choice("split", split, OWN_SPLITS)
     return [p for number, p in enumerate(problems, start=1) if (number % EVERY == 0) is (split == "eval")]
+
+
+def _sums(seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
+    from psn_tutorial.tasks.sums import generate  # here: it imports this module
+
+    return generate(seed, count, exclude)
 
 
 def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
@@ -233,15 +242,18 @@ class Math:
 
     source, split, path: what ``generate`` draws from, as for ``load_problems``.
     completion: tokens that an answer may have.
+    worked: share of the demonstrations that show the solution; the others give the answer at once.
     """
 
-    source: str = OWN
+    source: str = "word_problems"
     split: str | None = None
     path: str | None = None
     completion: int = 1024
+    worked: float = 1.0
 
     def __post_init__(self) -> None:
         require_integer("completion", self.completion, 1, 10**6)
+        check_range("worked", self.worked, low=0, high=1)
 
     @property
     def name(self) -> str:
@@ -253,7 +265,12 @@ class Math:
         return []
 
     def generate(self, seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
-        """``count`` different problems of the source, in an order that the seed gives."""
+        """``count`` different problems of the source, in an order that the seed gives.
+
+        Sums of no split are made on the spot, as many as are wanted (:func:`psn_tutorial.tasks.sums.generate`).
+        """
+        if not (self.split or self.path) and _known(self.source) == "sums":
+            return _sums(seed, count, exclude)
         taken = set(exclude)
         pool = [p for p in load_problems(self.source, self.split, self.path) if p not in taken]
         require_integer("count", count, 0, len(pool))
@@ -266,12 +283,13 @@ class Math:
         """
         if self.split or self.path:
             return load_problems(self.source, self.split, self.path)
-        splits = OWN_SPLITS if _name(self.source) == _name(OWN) else SOURCES[_known(self.source)].splits
+        name = _known(self.source)
+        splits = OWN_SPLITS if name in OWN else SOURCES[name].splits
         wanted = ("train",) if use == "train" else ("eval", "test", "train")
         found = [split for split in wanted if split in splits]
         if not found:
             raise UserError(f"source must have problems to train on, got {self.source!r}, which has only {splits[0]}")
-        return load_problems(self.source, found[0])
+        return load_problems(name, found[0])
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The prompt as a conversation, for a tokenizer's chat template."""
@@ -312,11 +330,16 @@ class Math:
         return [problem.answer]
 
     def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
-        """The worked solution, then the boxed answer. Raises UserError if the problem brings no solution."""
-        if not problem.solution:
-            raise UserError(f"problem {problem.id or problem.question[:40]!r} has no solution to demonstrate")
-        worked = re.sub(r"<<.*?>>", "", problem.solution)  # GSM8K's marks for a calculator
-        words = f"{worked} The answer is \\boxed{{{problem.answer}}}.".split()
+        """The worked solution if ``worked`` will have it, then the boxed answer.
+
+        Raises UserError if the problem brings no solution to show.
+        """
+        text = f"The answer is \\boxed{{{problem.answer}}}."
+        if rng.random() < self.worked:
+            if not problem.solution:
+                raise UserError(f"problem {problem.id or problem.question[:40]!r} has no solution to demonstrate")
+            text = re.sub(r"<<.*?>>", "", problem.solution) + f" {text}"  # without GSM8K's marks for a calculator
+        words = text.split()
         return Demonstration(" ".join(words), loss=(True,) * len(words))
 
     def to_json(self, problem: Problem) -> dict[str, Any]:

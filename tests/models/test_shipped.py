@@ -1,26 +1,35 @@
 """The shipped bases are what their records say, measured again here."""
 
+import random
+import re
+
 import numpy as np
 import pytest
+from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from psn_tutorial.bases import base_folder
+from psn_tutorial.config import MeasureConfig
 from psn_tutorial.evaluation import summarise
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import BASES
-from psn_tutorial.models.tiny import load
+from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base
+from psn_tutorial.models.tiny import encode, load
+from psn_tutorial.problems import held_out_problems
 from psn_tutorial.records import EvaluationRecord
+from psn_tutorial.rollout import responses, sample, stream
 from psn_tutorial.runs import Run
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task, load_split
+from psn_tutorial.tasks.math import last_boxed
 from psn_tutorial.tasks.splits import DATA
 
 
 @pytest.fixture(params=BASES)
 def shipped(request):
-    name = request.param
+    name, config = request.param, BASES[request.param]
     model, tokenizer = load(base_folder(name))
     record = EvaluationRecord.read(DATA / "runs" / f"base-{name}" / "eval.json")
-    return name, get_task(name), model, tokenizer, record.last
+    return name, get_task(config.task, **config.difficulty), model, tokenizer, record.last
 
 
 def test_its_record_was_made_with_its_settings(shipped):
@@ -30,9 +39,10 @@ def test_its_record_was_made_with_its_settings(shipped):
 
 def test_it_meets_its_recorded_figures(shipped):
     name, task, model, tokenizer, recorded = shipped
-    again = evaluate(model, tokenizer, task, load_split(name, "eval"), samples=32, seed=1)
+    problems = held_out_problems(task, MeasureConfig(task.name, BASES[name].difficulty))
+    again = evaluate(model, tokenizer, task, problems, samples=32, seed=1)
     assert [r.problem for r in again] == [r.problem for r in recorded]
-    if name == "countdown":  # other samples: the difference has a standard error that the counts tell
+    if name in ("countdown", "sums"):  # other samples: the difference has a standard error that the counts tell
         shares = np.array([r.c / r.n for r in recorded])
         error = np.sqrt((shares * (1 - shares) * (1 / 32 + 1 / 256)).sum()) / len(shares)
         assert abs(np.mean([r.c / r.n for r in again]) - shares.mean()) < 4 * error
@@ -65,3 +75,67 @@ def test_the_rule_base_has_the_skill_for_every_rule_and_the_preference_for_one(s
         chances = logps.gather(2, ids[:, -12:, None])[..., 0].exp()
         assert (chances[:, ::2].mean(0) - prior).abs().max() < 0.02
         assert chances[:, 1::2].mean(0).min() > 0.99
+
+
+# The language model for worded sums
+
+SUMS = get_task("math", **BASES["sums"].difficulty)
+
+
+def sampled(model, tokenizer, problems, group):
+    """The rollouts, their texts, and how many of them are right: read from the box, not by math-verify."""
+    prompts, mask = encode(tokenizer, [SUMS.prompt(problem) for problem in problems])
+    stops = tokenizer.eos_token_id, tokenizer.pad_token_id
+    rollouts = sample(model, prompts, mask, group, SUMS.completion, *stops, stream(0, "test"))
+    texts = responses(tokenizer, rollouts)
+    right = [last_boxed(text) == problems[i // group].answer for i, text in enumerate(texts)]
+    return rollouts, texts, np.array(right).reshape(len(problems), group)
+
+
+def test_the_language_model_is_a_qwen_with_its_chat_template():
+    pytest.importorskip("jinja2")
+    tokenizer = AutoTokenizer.from_pretrained(base_folder("sums"))
+    assert type(tokenizer) is Qwen2Tokenizer
+    for problem in SUMS.problems("eval")[:5]:
+        messages, prompt = SUMS.messages(problem), SUMS.prompt(problem)
+        assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == prompt
+        assert tokenizer.decode(tokenizer(prompt)["input_ids"]) == prompt
+        # numbers digit by digit, as Qwen reads them; no answer needs more than its completion
+        assert not any(len(token) > 1 and any(map(str.isdigit, token)) for token in tokenizer.tokenize(prompt))
+    for problem in SUMS.problems("train") + SUMS.problems("eval"):
+        shown = SUMS.demonstration(problem, random.Random(0)).text
+        assert len(tokenizer(SUMS.prompt(problem))["input_ids"]) + SUMS.completion <= BASES["sums"].model.positions
+        assert len(tokenizer(shown)["input_ids"]) + 1 <= SUMS.completion
+
+
+def test_the_language_model_answers_in_a_box_and_ends():
+    model, tokenizer = load(base_folder("sums"))
+    rollouts, texts, _ = sampled(model, tokenizer, SUMS.problems("eval")[:20], 8)
+    ended = (rollouts.tokens == tokenizer.eos_token_id).any(1)
+    assert ended.float().mean() > 0.95
+    assert np.mean([last_boxed(text) is not None and last_boxed(text).isdigit() for text in texts]) > 0.95
+
+
+def test_transformers_own_generation_reads_it_alike():
+    model, tokenizer = load(base_folder("sums"))
+    [problem] = SUMS.problems("eval")[:1]
+    prompt = tokenizer(SUMS.prompt(problem), return_tensors="pt")
+    [row] = model.generate(**prompt, max_new_tokens=SUMS.completion, do_sample=False)
+    answer = row[prompt["input_ids"].shape[1] :]
+    assert answer[-1] == tokenizer.eos_token_id
+    assert re.search(r"The answer is \\boxed\{[0-9]+\}\.<\|im_end\|>$", tokenizer.decode(answer))
+
+
+def test_the_language_model_leaves_something_to_learn():
+    record = EvaluationRecord.read(DATA / "runs" / "base-sums" / "eval.json")
+    figures = summarise([record.last], ks=[1, 16])
+    assert 0.2 < figures["pass@1"].value < 0.4 and 0.7 < figures["pass@16"].value < 0.95
+
+
+def test_the_language_model_survives_four_bits():
+    pytest.importorskip("bitsandbytes")
+    model, tokenizer = load_base(QLoRAConfig(str(base_folder("sums")), compute="float32"))
+    assert len(four_bit_layers(model)) == 7 * BASES["sums"].model.layers
+    _, _, right = sampled(model, tokenizer, SUMS.problems("eval")[:60], 8)
+    assert right.mean() > 0.1
+    assert np.mean((right.sum(1) > 0) & (right.sum(1) < 8)) > 0.3  # groups with contrast: GRPO has a gradient

@@ -118,7 +118,7 @@ def test_a_file_that_is_not_there_or_holds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "split", "sentence"), [
-    ("gsm9k", None, "source must be one of word_problems, gsm8k, .*got 'gsm9k' .did you mean 'gsm8k'"),
+    ("gsm9k", None, "source must be one of word_problems, sums, gsm8k, .*got 'gsm9k' .did you mean 'gsm8k'"),
     ("gsm8k", "eval", "split must be one of 'test', 'train', got 'eval'"),
     ("math500", "train", "split must be one of 'test', got 'train'"),
     ("word_problems", "test", "split must be one of 'train', 'eval', got 'test'"),
