@@ -21,7 +21,6 @@ from psn_tutorial.records import EvaluationRecord
 from psn_tutorial.runs import Run
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
-from psn_tutorial.tasks.base import LANGUAGE_TASKS
 from psn_tutorial.tasks.splits import DATA
 
 SAVE_EVERY = 250  # steps between checkpoints
@@ -33,16 +32,15 @@ def base_folder(name: str) -> Path:
     Raises UserError when it is not there.
     """
     folder = DATA / "bases" / name
-    if name in LANGUAGE_TASKS:
+    if name not in BASES:
         raise UserError(
-            f"task {name} has no shipped base policy: give a language model, "
+            f"{name} has no shipped base policy: give a language model, "
             "such as --base qwen2.5-0.5b-instruct --lora-rank 16"
         )
     if not folder.is_dir():
-        task = BASES[name].task if name in BASES else name
         raise UserError(
             f"the shipped base policy of {name} is not beside the package; make one with "
-            f"`psn-tutorial pretrain --task {task} --out my-base` and give it as --base"
+            f"`psn-tutorial pretrain --task {BASES[name].task} --out my-base` and give it as --base"
         )
     return folder
 

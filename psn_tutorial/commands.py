@@ -116,7 +116,7 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     )
     parser.add_argument("--out", metavar="FOLDER", help="new run folder [default: by its settings]")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with this run, as it was set")
-    parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo or full ...")
+    parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo, full or qlora ...")
     parser.add_argument("--arm", metavar="NAME", help="... of this arm: grpo, hot or psn")
     parser.add_argument(
         "--tensorboard", action="store_true", default=None, help="also draw curves for TensorBoard in the run folder"
@@ -203,10 +203,10 @@ def evaluate(words: list[str]) -> int:
     own = _own_measure(args.policy)
     config = from_flags(MeasureConfig, args, own)
     other = _read_evaluation(args.against) if args.against else None
-    from psn_tutorial.bases import base_folder
     from psn_tutorial.jobs import evaluate_policy
+    from psn_tutorial.policies import base_of
 
-    policy = args.policy or base_folder(config.task)
+    policy = args.policy or base_of(config)
     out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{config.task}")
     command = [NAME, "evaluate", *words]
     record = evaluate_policy(out, policy, config, command, sys.stderr.isatty())
@@ -255,6 +255,7 @@ def compare(words: list[str]) -> int:
   quick   seconds: does everything work here?
   demo    minutes: GRPO, hotter sampling and PSN-GRPO on both tasks
   full    the same with more seeds
+  qlora   the three arms on a small language model in 4 bits (an hour; needs the extras qlora and math)
 
 examples:
   the comparison of `make demo`
@@ -266,7 +267,7 @@ examples:
 
 Run it again and it goes on where it stopped; finished runs are kept.""",
     )
-    parser.add_argument("--preset", metavar="NAME", help="quick, demo or full [default: demo]")
+    parser.add_argument("--preset", metavar="NAME", help="quick, demo, full or qlora [default: demo]")
     parser.add_argument("--file", metavar="FILE", help="experiments of your own, as comparison.json")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with this comparison, as it was set")
     parser.add_argument("--out", metavar="FOLDER", help="where to [default: runs/<preset>]")

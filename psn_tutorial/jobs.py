@@ -16,14 +16,14 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from psn_tutorial.bases import base_folder, save_policy
+from psn_tutorial.bases import save_policy
 from psn_tutorial.board import Board
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
-from psn_tutorial.policies import check_words, fingerprint, load_policy, starting_policy
+from psn_tutorial.policies import base_of, check_words, fingerprint, load_policy, starting_policy
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord, settings_of
 from psn_tutorial.runs import Run
@@ -77,7 +77,7 @@ class Job:
         if job.base_sha256 != run.config.get("base_sha256"):
             raise UserError(
                 f"{folder} was started from another base policy than the one in "
-                f"{config.base or base_folder(config.task)}"
+                f"{base_of(config)}"
             )
         job.go_on(run)
         return job

@@ -14,13 +14,26 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from psn_tutorial.bases import base_folder
-from psn_tutorial.config import RunConfig
+from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
 from psn_tutorial.models.tiny import load
 from psn_tutorial.records import settings_of
 from psn_tutorial.runs import Run
-from psn_tutorial.tasks import Task
+from psn_tutorial.tasks import Task, get_task
+from psn_tutorial.tasks.base import LANGUAGE_TASKS
+
+
+def base_of(config: RunConfig | MeasureConfig) -> str | Path:
+    """What a run begins with: the base it names, or the shipped one; of a language task, that of its problems.
+
+    Raises UserError when there is none.
+    """
+    if getattr(config, "base", None):
+        return config.base
+    if config.task in LANGUAGE_TASKS:
+        return base_folder(get_task(config.task, **config.difficulty).source)
+    return base_folder(config.task)
 
 
 def starting_policy(config: RunConfig) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -29,7 +42,7 @@ def starting_policy(config: RunConfig) -> tuple[nn.Module, PreTrainedTokenizerBa
     Raises:
         UserError: the base cannot be loaded, or there is none for the task.
     """
-    base = config.base or base_folder(config.task)
+    base = base_of(config)
     if not config.lora_rank:
         return load_policy(base, config.device)[:2]
     settings = QLoRAConfig(

@@ -2,7 +2,8 @@
 
 An experiment is one task, one base policy and several arms trained from it. An arm is a label and
 the settings in which it differs from what all arms share. PRESETS holds the experiments of three
-sizes: quick (seconds: does everything work?), demo (minutes), full (more seeds, for the record).
+sizes: quick (seconds: does everything work?), demo (minutes), full (more seeds, for the record);
+and qlora (a 4-bit language model with an adapter, an hour).
 """
 
 import re
@@ -156,6 +157,28 @@ COUNTDOWN = Experiment(
 )  # fmt: skip
 
 
+SUMS = Experiment(
+    task="math",
+    question=(
+        "A 4-bit language model with an adapter, on worded sums that it solves now and then. "
+        "Does the noise that rides beside its weights change what training makes of it?"
+    ),
+    arms={
+        "grpo": Arm("GRPO"),
+        "hot": Arm("GRPO, sampled at T = 1.3", {"sampling_temperature": 1.3}),
+        "psn": Arm("PSN-GRPO", {"sigma": 0.03, "targets": "mlp", "draws": 4}),
+    },
+    common={
+        "difficulty": {"source": "sums", "completion": 40}, "lora_rank": 16, "four_bit": True,
+        "prompts": 16, "group": 16, "steps": 100, "lr": 1e-3,
+        "eval_every": 25, "samples": 32, "eval_problems": 100,
+    },
+    seeds=(0, 1, 2),
+    metrics=("pass@1", "pass@8", "pass@32"),
+    frontier=("pass@1", "pass@32"),
+)  # fmt: skip
+
+
 def _smaller(experiment: Experiment, common: Mapping[str, Any], **changes: Any) -> Experiment:
     return replace(experiment, common={**experiment.common, **common}, **changes)
 
@@ -180,6 +203,7 @@ PRESETS: dict[str, dict[str, Experiment]] = {
         "rules": replace(RULES, seeds=(0, 1, 2, 3, 4)),
         "countdown": replace(COUNTDOWN, seeds=(0, 1, 2)),
     },
+    "qlora": {"sums": SUMS},
 }
 
 

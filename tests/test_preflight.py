@@ -114,7 +114,7 @@ def test_the_command_answers_in_json_and_with_its_exit_code(settings, capsys):
     "words, sentence",
     [
         (["--four-bit"], "lora_rank must be >= 1 with four_bit"),
-        (["--task", "math", "--lora-rank", "4"], "task math has no shipped base policy"),
+        (["--task", "math", "--lora-rank", "4"], "word_problems has no shipped base policy"),
         (["--device", "cuda"], "device must be cpu or auto here"),
     ],
 )

@@ -37,7 +37,7 @@ def test_the_arms_of_a_preset_differ_in_their_exploration_only(name):
 
 
 def test_the_larger_presets_ask_the_same_of_more_seeds():
-    assert list(PRESETS) == ["quick", "demo", "full"]
+    assert list(PRESETS) == ["quick", "demo", "full", "qlora"]
     for name, experiment in PRESETS["demo"].items():
         full = PRESETS["full"][name]
         assert replace(full, seeds=experiment.seeds) == experiment and len(full.seeds) > len(experiment.seeds)
