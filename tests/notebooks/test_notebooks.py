@@ -85,7 +85,7 @@ def can_fail(check):
 
 
 def test_the_notebooks_are_here_in_reading_order():
-    assert {path.stem[:2] for path in NOTEBOOKS} >= {"00", "01", "02", "03", "04", "05", "06", "07", "10"}
+    assert {path.stem[:2] for path in NOTEBOOKS} >= {"00", "01", "02", "03", "04", "05", "06", "07", "08", "10"}
 
 
 def test_it_is_valid_and_runs_on_python3(notebook):
