@@ -174,13 +174,15 @@ def _low_rank(layer: nn.Module, config: NoiseConfig, draws: Sequence[int], name:
         pair = draw // 2 if config.antithetic else draw
         downs.append(gaussian(one_sided, pair, f"{name}/A", (rank, layer.in_features)))
         ups.append(gaussian(config, draw, f"{name}/B", (layer.out_features, rank)))
-    # One draw is not multiplied as a batch of one: squeeze.
+    # squeeze: one draw is not multiplied as a batch of one
     down, up = (torch.stack(x).mul_(size).to(device=device, dtype=dtype).squeeze(0) for x in (downs, ups))
     # |B A|^2 = trace of (A A^T)(B^T B): r x r numbers instead of out x in.
     square = float(((down @ down.mT).float() * (up.mT @ up).float()).sum()) / len(draws)
     clean = layer.forward
 
     def forward(x: Tensor) -> Tensor:
+        if len(draws) == 1:
+            return clean(x) + nn.functional.linear(nn.functional.linear(x.to(dtype), down), up).to(x.dtype)
         rows = share_rows(x.to(dtype), len(draws))
         return clean(x) + (rows @ down.mT @ up.mT).view(*x.shape[:-1], -1).to(x.dtype)
 
