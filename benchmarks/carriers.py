@@ -2,10 +2,12 @@
 
 A Qwen3 with random weights in NF4, with a LoRA adapter and bfloat16 arithmetic; about 30M parameters unless the flags
 say otherwise. One step is sampling, reading, backward pass and optimiser, each group with both rewards. The carriers
-have one absolute sigma; their KL to the clean policy is measured draw by draw.
+have one absolute sigma, and the low-rank one also the relative sigma that comes to as much; the KL to the clean policy
+is measured draw by draw.
 """
 
 import argparse
+import re
 import tempfile
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.trainer import Trainer
 
 PLAIN = "plain GRPO"
-SIGMA = 0.002  # absolute, as in the paper; a tenth of the random weights' RMS
+SIGMA, RELATIVE = 0.002, 0.1  # absolute, as in the paper, and as a multiple of the random weights' RMS, 0.02
 CARRIERS = ("lowrank", "dense")
 
 
@@ -71,8 +73,9 @@ def main(words: list[str] | None = None) -> list[dict]:
         f"{carrier}, {draws} draws": trainer(sigma=SIGMA, carrier=carrier, draws=draws)
         for carrier in CARRIERS for draws in args.draws
     }  # fmt: skip
+    noisy["lowrank, relative, 1 draws"] = trainer(sigma=RELATIVE, relative=True, carrier="lowrank")
     programs = {PLAIN: trainer().step, **{name: made.step for name, made in noisy.items()}}
-    ratios = [(name, PLAIN, "<= 1.05" if name == "lowrank, 1 draws" else "") for name in noisy]
+    ratios = [(name, PLAIN, "<= 1.05" if re.fullmatch("lowrank.* 1 draws", name) else "") for name in noisy]
     shape = Shape.of(model.config)
     weights = shape.linear_weights + shape.other_weights
     rollouts = f"{args.prompts} x {args.group} rollouts of {args.new} tokens"
@@ -83,7 +86,7 @@ def main(words: list[str] | None = None) -> list[dict]:
     ends = args.new, tokenizer.eos_token_id, tokenizer.pad_token_id
     result["carriers"] = {}
     for name, made in noisy.items():
-        count, noise = made.config.draws, made.config.noise(SIGMA)
+        count, noise = made.config.draws, made.config.noise(made.config.sigma)
         with carried(model, noise, range(count)):
             held = held_bytes(model, noise.targets)
         result["carriers"][name] = {"bytes": held}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.models.qlora import dense_weight, four_bit_layers
+from psn_tutorial.models.qlora import dense_weight, is_four_bit
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt, gaussian, perturbed, select, share_rows, stacked, wanted
 
 
@@ -51,7 +51,7 @@ def carrier_of(model: nn.Module, config: NoiseConfig) -> str:
     """The carrier that ``config`` means for this model: one of "weights", "dense" and "lowrank"."""
     if config.carrier != "auto":
         return config.carrier
-    return "lowrank" if four_bit_layers(model) else "weights"
+    return "lowrank" if any(map(is_four_bit, model.modules())) else "weights"
 
 
 def change_since(model: nn.Module, config: NoiseConfig) -> Callable[[], float]:
@@ -122,11 +122,8 @@ def _beside(
     entries = wanted_square = square = unchanged = 0.0
     try:
         for name, layer in layers.items():
-            weight = dense_weight(layer) if carry is _dense or config.relative else None
-            scale = config.sigma
-            if config.relative:
-                scale *= float(weight.float().square().mean().sqrt())
-            layer.forward, mean_square, same = carry(layer, weight, config, draws, name, scale)
+            scale = config.sigma * _rms(layer) if config.relative else config.sigma
+            layer.forward, mean_square, same = carry(layer, config, draws, name, scale)
             count = layer.in_features * layer.out_features
             entries += count
             wanted_square += count * scale**2
@@ -139,10 +136,18 @@ def _beside(
             layer.__dict__.pop("forward", None)
 
 
-def _dense(
-    layer: nn.Module, weight: Tensor, config: NoiseConfig, draws: Sequence[int], name: str, scale: float
-) -> Noisy:
+def _rms(layer: nn.Module) -> float:
+    """Root mean square of a layer's weight. One in 4 bits never learns: it is dequantised for this once, and the
+    number kept with its scales, which any other weight would replace."""
+    kept = vars(layer.weight.quant_state) if is_four_bit(layer) else {}
+    if "rms" not in kept:
+        kept["rms"] = float(dense_weight(layer).float().square().mean().sqrt())
+    return kept["rms"]
+
+
+def _dense(layer: nn.Module, config: NoiseConfig, draws: Sequence[int], name: str, scale: float) -> Noisy:
     """Multiply by noisy copies [N, out, in] of the weight, rounded to its type as :func:`perturbed` rounds."""
+    weight = dense_weight(layer)
     clean = weight.float()
     noisy = torch.stack([
         gaussian(config, draw, name, weight.shape).to(weight.device).mul_(scale).add_(clean).to(weight.dtype)
@@ -158,9 +163,7 @@ def _dense(
     return forward, float(change.square().mean()), float((change == 0).float().mean())
 
 
-def _low_rank(
-    layer: nn.Module, weight: Tensor | None, config: NoiseConfig, draws: Sequence[int], name: str, scale: float
-) -> Noisy:
+def _low_rank(layer: nn.Module, config: NoiseConfig, draws: Sequence[int], name: str, scale: float) -> Noisy:
     """Add B (A x) with A [N, r, in] and B [N, out, r], entries ~ N(0, s^2), s^2 = scale / sqrt(r): then the entries
     of B A, sums of r products, have standard deviation ``scale``."""
     rank, size = config.rank, (scale / config.rank**0.5) ** 0.5
@@ -171,14 +174,15 @@ def _low_rank(
         pair = draw // 2 if config.antithetic else draw
         downs.append(gaussian(one_sided, pair, f"{name}/A", (rank, layer.in_features)))
         ups.append(gaussian(config, draw, f"{name}/B", (layer.out_features, rank)))
-    down, up = (torch.stack(x).mul_(size).to(device=device, dtype=dtype) for x in (downs, ups))
+    # squeeze: one draw is not multiplied as a batch of one
+    down, up = (torch.stack(x).mul_(size).to(device=device, dtype=dtype).squeeze(0) for x in (downs, ups))
     # |B A|^2 = trace of (A A^T)(B^T B): r x r numbers instead of out x in.
     square = float(((down @ down.mT).float() * (up.mT @ up).float()).sum()) / len(draws)
     clean = layer.forward
 
     def forward(x: Tensor) -> Tensor:
-        if len(draws) == 1:  # the same products, without a batch of one
-            return clean(x) + nn.functional.linear(nn.functional.linear(x.to(dtype), down[0]), up[0]).to(x.dtype)
+        if len(draws) == 1:
+            return clean(x) + nn.functional.linear(nn.functional.linear(x.to(dtype), down), up).to(x.dtype)
         rows = share_rows(x.to(dtype), len(draws))
         return clean(x) + (rows @ down.mT @ up.mT).view(*x.shape[:-1], -1).to(x.dtype)
 

@@ -81,11 +81,13 @@ def test_the_carriers_of_a_4_bit_model(tmp_path):
     assert json.loads((tmp_path / "record.json").read_text())["results"] == [result]
     assert [(r["above"], r["goal"]) for r in result["ratios"]] == [
         ("lowrank, 1 draws", "<= 1.05"), ("lowrank, 4 draws", ""), ("dense, 1 draws", ""), ("dense, 4 draws", ""),
+        ("lowrank, relative, 1 draws", "<= 1.05"),
     ]  # fmt: skip
     weights, factors = 2 * 3 * 64 * 128, 2 * 3 * 16 * (64 + 128)  # gate, up and down of two layers; bfloat16
     for draws in (1, 4):
         assert result["carriers"][f"dense, {draws} draws"]["bytes"] == 2 * draws * weights
         assert result["carriers"][f"lowrank, {draws} draws"]["bytes"] == 2 * draws * factors
+    assert result["carriers"]["lowrank, relative, 1 draws"]["bytes"] == 2 * factors
     for carrier in ("dense", "lowrank"):
         kl = result["carriers"][f"{carrier}, KL"]
         assert 0 < kl["value"] < 0.01 and kl["low"] < kl["value"] < kl["high"]

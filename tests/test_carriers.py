@@ -9,7 +9,7 @@ pytest.importorskip("peft")
 from psn_tutorial.carriers import carried, linear_layers  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
-from psn_tutorial.models.qlora import QLoRAConfig, dequantised, load_base, load_qlora  # noqa: E402
+from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, dequantised, load_base, load_qlora  # noqa: E402
 from psn_tutorial.noise import NoiseConfig, perturbed  # noqa: E402
 
 IDS = torch.randint(3, 40, (6, 7), generator=torch.Generator().manual_seed(0))
@@ -136,11 +136,28 @@ def test_antithetic_draws_are_opposite(model, carrier):
 def test_relative_noise_is_a_multiple_of_each_weights_rms(model):
     with carried(model, NoiseConfig(0.5, "attention", relative=True, carrier="lowrank"), [0]) as receipt:
         pass
-    from psn_tutorial.models.qlora import dense_weight
-
     layers = linear_layers(model, "attention").values()
     squares = sum(float(dense_weight(layer).square().sum()) for layer in layers)
     assert receipt.requested_sigma == pytest.approx(0.5 * (squares / receipt.entries) ** 0.5, rel=1e-4)
+
+
+def test_the_rms_is_remembered_only_of_a_weight_that_cannot_change(model, policy, monkeypatch):
+    def requested(model):
+        with carried(model, NoiseConfig(0.5, "attention", relative=True, carrier="lowrank"), [0]) as receipt:
+            return receipt.requested_sigma
+
+    _, _, plain = policy()
+    learns, frozen = requested(plain), requested(model)
+    with torch.no_grad():
+        for layer in linear_layers(plain, "attention").values():
+            layer.weight.mul_(2)
+    assert requested(plain) == pytest.approx(2 * learns)
+    with monkeypatch.context() as patch:
+        patch.setattr("psn_tutorial.carriers.dense_weight", None)  # nothing is dequantised a second time
+        assert requested(model) == frozen
+    for layer in linear_layers(model, "attention").values():
+        layer.weight = type(layer.weight)(2 * dense_weight(layer), requires_grad=False, quant_type="nf4").to("cpu")
+    assert requested(model) == pytest.approx(2 * frozen, rel=0.02)
 
 
 def test_auto_takes_the_carrier_that_the_model_allows(model, policy):
