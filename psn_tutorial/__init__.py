@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "advantages": ("group_advantages", "pass_at_k_advantages"),
     "bases": ("base_folder",),
+    "carriers": ("carried",),
     "compare": ("read_comparison", "run_comparison"),
     "config": ("RunConfig", "TrainConfig"),
     "embeddings": ("sentence_encoder",),
@@ -22,6 +23,7 @@ _HOME = {
     "losses": ("policy_loss",),
     "measure": ("evaluate", "exact_success"),
     "memory": ("keep_freed_memory",),
+    "models.qlora": ("QLoRAConfig", "load_qlora"),
     "noise": ("NoiseConfig", "NoiseReceipt", "perturbed", "stacked"),
     "policies": ("load_policy",),
     "presets": ("preset",),
@@ -30,6 +32,7 @@ _HOME = {
     "schedulers": ("AnnealedSigma", "ConstantSigma", "KLTargetSigma", "RealtimeSigma"),
     "signals": ("self_certainty", "semantic_similarity"),
     "tasks": ("get_task", "load_split"),
+    "tasks.math": ("load_problems", "verify_math"),
     "trainer": ("Trainer",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
