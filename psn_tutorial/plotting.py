@@ -58,6 +58,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, VERMILION, GREEN, PURPLE, SKY, BLACK]),
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.7,
     "xtick.color": "#555555",
@@ -86,6 +87,7 @@ WORDS = {
     "kl_k1": "KL per token (k1, nats)",
     "kl_k3": "KL per token (k3, nats)",
     "entropy": "entropy per token (nats)",
+    "self_certainty": "self-certainty per token (nats)",
     "grad_norm": "gradient norm before clipping",
     "seconds": "seconds per step",
     "coverage": "distinct solutions found (share)",
@@ -325,7 +327,7 @@ def noise_diagnostics(runs: Runs, keys: Sequence[str] = DIAGNOSTICS, window: int
                 series = _series(holders, name, window)
                 numbers[name] = _draw_runs(axes, series, np.mean, colours, dashes, width=1.5)
             both = "KL per token: k3 solid, k1 dashed"
-            axes.set_title(both if "kl_k1" in drawn else _in_words(key), color="#333333")
+            axes.set_title(both if len(drawn) > 1 else _in_words(key), color="#333333")
             axes.yaxis.set_major_formatter("{x:g}")
         for axes in panels.flat[max(0, len(held) - columns) : len(held)]:
             axes.set_xlabel("training step")

@@ -218,6 +218,14 @@ def test_noise_diagnostics_draw_a_panel_per_figure_that_is_there():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GRPO", "PSN"]
 
 
+def test_noise_diagnostics_title_says_what_is_drawn():
+    for keys, title in ((("kl_k3",), "KL per token: k3 solid, k1 dashed"), (("kl_k1",), "KL per token (k1, nats)")):
+        figure, _ = plotting.noise_diagnostics({"PSN": RUNS["PSN"]}, keys, window=1)
+        (axes,) = figure.axes
+        assert axes.get_title(loc="left") == title
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "--"][: len(axes.lines)]
+
+
 def test_noise_diagnostics_leave_out_what_no_step_has_of_all_seeds():
     """Steps without an update have no noise_to_update; of two short runs none may be in common."""
     seeds = [
