@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from psn_tutorial.bases import base_folder
 from psn_tutorial.config import MeasureConfig
+from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import summarise
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import BASES
@@ -126,10 +127,18 @@ def test_transformers_own_generation_reads_it_alike():
     assert re.search(r"The answer is \\boxed\{[0-9]+\}\.<\|im_end\|>$", tokenizer.decode(answer))
 
 
+def test_the_language_model_knows_how_to_work_it_out_and_mostly_guesses():
+    model, tokenizer = load(base_folder("sums"))
+    _, texts, right = sampled(model, tokenizer, SUMS.problems("eval"), 16)
+    worked = np.array(["=" in text for text in texts]).reshape(right.shape)
+    assert abs(worked.mean() - SUMS.worked) < 0.1
+    assert right[worked].mean() > 0.5 > 0.25 > right[~worked].mean()
+
+
 def test_the_language_model_leaves_something_to_learn():
     record = EvaluationRecord.read(DATA / "runs" / "base-sums" / "eval.json")
     figures = summarise([record.last], ks=[1, 16])
-    assert 0.2 < figures["pass@1"].value < 0.4 and 0.7 < figures["pass@16"].value < 0.95
+    assert 0.2 < figures["pass@1"].value < 0.45 and 0.7 < figures["pass@16"].value < 1
 
 
 def test_the_language_model_survives_four_bits():
@@ -139,3 +148,13 @@ def test_the_language_model_survives_four_bits():
     _, _, right = sampled(model, tokenizer, SUMS.problems("eval")[:60], 8)
     assert right.mean() > 0.1
     assert np.mean((right.sum(1) > 0) & (right.sum(1) < 8)) > 0.3  # groups with contrast: GRPO has a gradient
+
+
+def test_a_base_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("psn_tutorial.bases.DATA", tmp_path)
+    for name, config in BASES.items():
+        sentence = f"policy of {name} is not beside .*`psn-tutorial pretrain --task {config.task} "
+        with pytest.raises(UserError, match=sentence):
+            base_folder(name)
+    with pytest.raises(UserError, match="task math has no shipped base policy: give a language model"):
+        base_folder("math")
