@@ -129,10 +129,11 @@ def test_transformers_own_generation_reads_it_alike():
 
 def test_the_language_model_knows_how_to_work_it_out_and_mostly_guesses():
     model, tokenizer = load(base_folder("sums"))
-    _, texts, right = sampled(model, tokenizer, SUMS.problems("eval"), 16)
+    problems = [problem for problem in SUMS.problems("eval") if problem.level == 2]
+    _, texts, right = sampled(model, tokenizer, problems, 32)
     worked = np.array(["=" in text for text in texts]).reshape(right.shape)
     assert abs(worked.mean() - SUMS.worked) < 0.1
-    assert right[worked].mean() > 0.5 > 0.25 > right[~worked].mean()
+    assert right[worked].mean() > 2 * right[~worked].mean()
 
 
 def test_the_language_model_leaves_something_to_learn():
