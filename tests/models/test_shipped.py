@@ -41,11 +41,12 @@ def test_its_record_was_made_with_its_settings(shipped):
 def test_it_meets_its_recorded_figures(shipped):
     name, task, model, tokenizer, recorded = shipped
     problems = held_out_problems(task, MeasureConfig(task.name, BASES[name].difficulty))
-    again = evaluate(model, tokenizer, task, problems, samples=32, seed=1)
+    samples = 8 if name == "sums" else 32  # its answers are longer, and read by math-verify
+    again = evaluate(model, tokenizer, task, problems, samples=samples, seed=1)
     assert [r.problem for r in again] == [r.problem for r in recorded]
     if name in ("countdown", "sums"):  # other samples: the difference has a standard error that the counts tell
         shares = np.array([r.c / r.n for r in recorded])
-        error = np.sqrt((shares * (1 - shares) * (1 / 32 + 1 / 256)).sum()) / len(shares)
+        error = np.sqrt((shares * (1 - shares) * (1 / samples + 1 / 256)).sum()) / len(shares)
         assert abs(np.mean([r.c / r.n for r in again]) - shares.mean()) < 4 * error
     else:
         np.testing.assert_allclose([r.exact for r in again], [r.exact for r in recorded], rtol=1e-2)
