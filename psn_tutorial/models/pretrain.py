@@ -66,7 +66,7 @@ BASES = {
     "sums": PretrainConfig(
         "math", difficulty={"source": "sums", "completion": 40, "worked": 0.4},
         model=TinyConfig("qwen2", hidden=128, heads=4, kv_heads=2, ff=384, positions=128),
-        problems=40_000, demonstrations=40_000, steps=1400, batch=64, warmup=50,
+        problems=40_000, demonstrations=40_000, steps=1000, batch=64, warmup=50,
     ),
 }  # fmt: skip
 

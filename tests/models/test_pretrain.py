@@ -6,7 +6,9 @@ import torch
 from transformers import Qwen2Tokenizer
 
 from psn_tutorial.bases import save_policy
+from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
+from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import (
     BASES,
     PretrainConfig,
@@ -89,6 +91,22 @@ def test_demonstrations_in_plain_language_are_chat_turns_that_end():
         assert tokenizer.decode(row[start:stop]) == answer + "<|im_end|>"
         assert row[:start].tolist() == tokenizer(task.prompt(problem))["input_ids"]  # as the sampler reads it
         assert row[stop - 1] == tokenizer.eos_token_id
+
+
+def test_the_command_makes_a_language_model_from_its_seed(tmp_path, monkeypatch, capsys):
+    few = lambda model, words, task, problems, *rest, **named: evaluate(model, words, task, problems[:2], samples=1)  # noqa: E731
+    monkeypatch.setattr("psn_tutorial.bases.evaluate", few)
+    sizes = "--problems 30 --demonstrations 30 --steps 2 --batch 4 --model-hidden 16 --model-ff 16".split()
+    weights = []
+    for name in ("one", "two"):
+        places = ["--out", str(tmp_path / name), "--record", str(tmp_path / f"{name}-record")]
+        assert main(["pretrain", "--task", "math", *sizes, *places]) == 0, capsys.readouterr().err
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+        config = Run.open(tmp_path / f"{name}-record").config
+    assert weights[0] == weights[1]
+    assert config["difficulty"] == BASES["sums"].difficulty and config["model"]["architecture"] == "qwen2"
+    _, tokenizer = load(tmp_path / "one")
+    assert tokenizer.eos_token == "<|im_end|>"
 
 
 def test_every_token_of_a_word_has_the_flag_of_the_word():

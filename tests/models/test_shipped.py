@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from psn_tutorial.bases import base_folder
 from psn_tutorial.config import MeasureConfig
+from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import summarise
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import BASES
@@ -40,11 +41,12 @@ def test_its_record_was_made_with_its_settings(shipped):
 def test_it_meets_its_recorded_figures(shipped):
     name, task, model, tokenizer, recorded = shipped
     problems = held_out_problems(task, MeasureConfig(task.name, BASES[name].difficulty))
-    again = evaluate(model, tokenizer, task, problems, samples=32, seed=1)
+    samples = 8 if name == "sums" else 32  # its answers are longer, and read by math-verify
+    again = evaluate(model, tokenizer, task, problems, samples=samples, seed=1)
     assert [r.problem for r in again] == [r.problem for r in recorded]
     if name in ("countdown", "sums"):  # other samples: the difference has a standard error that the counts tell
         shares = np.array([r.c / r.n for r in recorded])
-        error = np.sqrt((shares * (1 - shares) * (1 / 32 + 1 / 256)).sum()) / len(shares)
+        error = np.sqrt((shares * (1 - shares) * (1 / samples + 1 / 256)).sum()) / len(shares)
         assert abs(np.mean([r.c / r.n for r in again]) - shares.mean()) < 4 * error
     else:
         np.testing.assert_allclose([r.exact for r in again], [r.exact for r in recorded], rtol=1e-2)
@@ -126,10 +128,19 @@ def test_transformers_own_generation_reads_it_alike():
     assert re.search(r"The answer is \\boxed\{[0-9]+\}\.<\|im_end\|>$", tokenizer.decode(answer))
 
 
+def test_the_language_model_knows_how_to_work_it_out_and_mostly_guesses():
+    model, tokenizer = load(base_folder("sums"))
+    problems = [problem for problem in SUMS.problems("eval") if problem.level == 2]
+    _, texts, right = sampled(model, tokenizer, problems, 32)
+    worked = np.array(["=" in text for text in texts]).reshape(right.shape)
+    assert abs(worked.mean() - SUMS.worked) < 0.1
+    assert right[worked].mean() > 2 * right[~worked].mean()
+
+
 def test_the_language_model_leaves_something_to_learn():
     record = EvaluationRecord.read(DATA / "runs" / "base-sums" / "eval.json")
     figures = summarise([record.last], ks=[1, 16])
-    assert 0.2 < figures["pass@1"].value < 0.4 and 0.7 < figures["pass@16"].value < 0.95
+    assert 0.2 < figures["pass@1"].value < 0.45 and 0.7 < figures["pass@16"].value < 1
 
 
 def test_the_language_model_survives_four_bits():
@@ -139,3 +150,13 @@ def test_the_language_model_survives_four_bits():
     _, _, right = sampled(model, tokenizer, SUMS.problems("eval")[:60], 8)
     assert right.mean() > 0.1
     assert np.mean((right.sum(1) > 0) & (right.sum(1) < 8)) > 0.3  # groups with contrast: GRPO has a gradient
+
+
+def test_a_base_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("psn_tutorial.bases.DATA", tmp_path)
+    for name, config in BASES.items():
+        sentence = f"policy of {name} is not beside .*`psn-tutorial pretrain --task {config.task} "
+        with pytest.raises(UserError, match=sentence):
+            base_folder(name)
+    with pytest.raises(UserError, match="task math has no shipped base policy: give a language model"):
+        base_folder("math")
