@@ -323,11 +323,11 @@ class Math:
         ]
 
     def solutions(self, problem: Problem) -> list[str]:
-        """The answer: ways to it are not told apart."""
-        return [problem.answer]
+        """Raises UserError: the ways to an answer cannot be listed, so there is no coverage to measure, only pass@k."""
+        raise UserError("the solutions of a problem in words cannot be listed")
 
     def families(self, problem: Problem) -> list[str]:
-        return [problem.answer]
+        return self.solutions(problem)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
         """The worked solution if ``worked`` will have it, then the boxed answer.

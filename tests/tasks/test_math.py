@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import tally
 from psn_tutorial.tasks import Verdict
 from psn_tutorial.tasks.base import read_problems, write_problems
 from psn_tutorial.tasks.math import (
@@ -205,7 +206,10 @@ def test_the_task_judges_and_says_why():
     assert TASK.verify("It is 0.5.", problem) == Verdict(True, "", r"\frac{1}{2}", r"\frac{1}{2}")
     assert TASK.verify("It is 0.6.", problem) == Verdict(False, r"the answer is 0.6, not \frac{1}{2}")
     assert TASK.verify_many(["1", "2"], [Problem("?", "2")] * 2)[1].correct
-    assert TASK.solutions(problem) == TASK.families(problem) == [problem.answer]
+    with pytest.raises(UserError, match="cannot be listed"):
+        TASK.families(problem)
+    result = tally(problem, {r"\boxed{\frac{1}{2}}": 2, "?": 1}, TASK)
+    assert (result.n, result.c, result.total_solutions) == (3, 2, None)
 
 
 # The task
