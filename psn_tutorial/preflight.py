@@ -168,5 +168,5 @@ def _evaluation(record: dict[str, Any], config: RunConfig, problems: int, shape:
     value = f"{problems} problems x {config.samples} answers, {at_once} at once: about {total:.1f} GB"
     if len(config.evaluated_steps) > 1:
         value += f", {len(config.evaluated_steps)} times"
-    value += f"; {tqdm.format_interval(seconds)} in all at this step's speed of sampling"
+    value += f"; {tqdm.format_interval(seconds)} at this speed"
     return _fitting("evaluation", value, total, "smaller --batch, --samples or --eval-problems")
