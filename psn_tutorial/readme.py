@@ -1,8 +1,9 @@
-"""The results in README.md, written from the record in data/runs/full; a test holds the two together.
+"""The results in README.md, written from the records in data/runs; a test holds the two together.
 
 ``python -m psn_tutorial.readme`` writes them anew.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from psn_tutorial.compare import read_comparison
@@ -10,14 +11,14 @@ from psn_tutorial.tables import Table, findings, tables
 from psn_tutorial.tasks.splits import DATA
 
 README = DATA.parent / "README.md"
-RECORD = DATA / "runs" / "full"
+RECORDS = (DATA / "runs" / "full", DATA / "runs" / "qlora")
 BEGIN, END = "these lines -->\n", "<!-- end of results -->"
 
 
-def results_in_markdown(record: Path = RECORD) -> str:
+def results_in_markdown(records: Sequence[Path] = RECORDS) -> str:
     """The final table of every experiment, and a sentence for every comparison, each with its interval."""
     parts = []
-    for results in read_comparison(record).results.values():
+    for results in (results for record in records for results in read_comparison(record).results.values()):
         final = tables(results)[0]
         parts += [f"**{results.experiment.question}**", _markdown(final), final.note + "."]
         parts.append("\n".join(f"- {finding}" for finding in findings(results)))
