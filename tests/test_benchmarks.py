@@ -26,7 +26,7 @@ def load(name):
 
 def test_every_script_is_tested_here():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
-        "carriers", "clock", "draws", "floor", "memory", "noise", "sampling", "scheduler", "step", "verifier",
+        "carriers", "clock", "draws", "floor", "memory", "noise", "qlora", "sampling", "scheduler", "step", "verifier",
     }  # fmt: skip
 
 
@@ -53,6 +53,19 @@ def test_a_benchmark_prints_and_records_its_ratios(name, words, count, tmp_path,
             above, below = (result["seconds"][ratio[side]] for side in ("above", "below"))
             assert above["min"] / below["max"] <= ratio["median"] <= above["max"] / below["min"]
             assert f"{ratio['above']} / {ratio['below']}" in printed
+
+
+def test_a_qlora_step_is_told_by_part_with_its_budget(tmp_path, capsys):
+    pytest.importorskip("bitsandbytes"), pytest.importorskip("peft")
+    script = load("qlora")
+    (result,) = script.main([*TINY, "--models", "tiny", "--new", "8", "--out", str(tmp_path / "record.json")])
+    printed = capsys.readouterr().out
+    assert json.loads((tmp_path / "record.json").read_text())["results"] == [result]
+    for label in (script.PLAIN, script.NOISY):
+        made = result[label]
+        assert made["tokens_per_second"] > 0 and sum(made["parts"].values()) <= result["seconds"][label]["max"]
+        assert f"  {label}: sample " in printed
+    assert (result["peak"] is None) == (not torch.cuda.is_available()) and result["budget"] > 0.75 * 2**30
 
 
 def test_the_verifiers_answers_are_counted_and_compared(tmp_path, capsys):
