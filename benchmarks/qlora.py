@@ -17,8 +17,7 @@ from psn_tutorial.bases import save_policy
 from psn_tutorial.budget import GIB, SHAPES, Load, Shape, memory
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.models.qlora import COMPUTE, QLoRAConfig, load_qlora
-from psn_tutorial.models.tiny import ARCHITECTURES, build_text_tokenizer
-from psn_tutorial.tasks import get_task
+from psn_tutorial.models.tiny import ARCHITECTURES, build_tokenizer
 from psn_tutorial.tasks.base import Verdict
 from psn_tutorial.trainer import Trainer
 
@@ -27,22 +26,27 @@ PLAIN, NOISY = "GRPO", "PSN-GRPO, low rank, 1 draw"
 
 
 class HalfRight:
-    """A task whose every other answer is right, whatever it says: to read text without sense takes its own time."""
+    """A task of prompts without sense whose every other answer is right, whatever it says."""
 
-    def __init__(self, task):
-        self.task = task
+    ends = True
+    words = [f"word{number}" for number in range(64)]  # of a prompt
 
-    def __getattr__(self, name):
-        return getattr(self.task, name)
+    def __init__(self, new: int):
+        self.new = new
+
+    def prompt(self, problem):
+        return " ".join(self.words)
+
+    def max_tokens(self, problem):
+        return self.new
 
     def verify_many(self, responses, problems):
         return [Verdict(number % 2 == 0, "") for number in range(len(responses))]
 
 
 def random_model(shape: Shape, compute: str, device: str):
-    """A Qwen of this shape with random weights, written once and loaded in NF4 with an adapter; its tokenizer."""
-    problems = get_task("math").problems("train")
-    tokenizer = build_text_tokenizer([get_task("math").prompt(problem) for problem in problems])
+    """A Qwen of this shape with random weights, written once and loaded in NF4; a tokenizer with a word per token."""
+    tokenizer = build_tokenizer([f"word{number}" for number in range(shape.vocabulary - 3)])
     settings, architecture = ARCHITECTURES["qwen3" if shape.head_norms else "qwen2"]
     torch.manual_seed(0)
     model = architecture(
@@ -54,22 +58,21 @@ def random_model(shape: Shape, compute: str, device: str):
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         save_policy(model.to(COMPUTE[compute]), tokenizer, Path(folder) / "base")
-        return load_qlora(QLoRAConfig(str(Path(folder) / "base"), compute=compute), device)
+        return load_qlora(QLoRAConfig(str(Path(folder) / "base"), compute=compute), device)[0], tokenizer
 
 
 def measured(name: str, args: argparse.Namespace) -> dict:
     """Steps of one shape: times, parts, tokens per second, peak."""
     shape, cuda = SHAPES[name], torch.cuda.is_available()
     model, tokenizer = random_model(shape, args.compute, "cuda" if cuda else "cpu")
-    task, records = HalfRight(get_task("math", completion=args.new)), {PLAIN: [], NOISY: []}
-    problems = task.problems("train")[: args.prompts]
+    task, records = HalfRight(args.new), {PLAIN: [], NOISY: []}
 
     def program(label: str, sigma: float):
         config = TrainConfig(
             task="math", prompts=args.prompts, group=args.group, lr=1e-9, sigma=sigma, recompute=True,
             micro_batch=args.micro_batch,
         )  # fmt: skip
-        trainer = Trainer(config, model, tokenizer, task, problems)
+        trainer = Trainer(config, model, tokenizer, task, range(args.prompts))
         return lambda: records[label].append(trainer.step())
 
     programs = {PLAIN: program(PLAIN, 0.0), NOISY: program(NOISY, args.sigma)}
@@ -84,9 +87,8 @@ def measured(name: str, args: argparse.Namespace) -> dict:
         result[label] = {"parts": parts, "tokens_per_second": speed}
         words = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in parts.items())
         print(f"  {label}: {words}; {speed:.0f} tokens/s")
-    prompt = max(len(tokenizer(task.prompt(problem))["input_ids"]) for problem in problems)
     wide = 2 if args.compute == "bfloat16" else 4
-    load = Load(rollouts, prompt, args.new, args.micro_batch, bytes=wide)
+    load = Load(rollouts, len(task.words), args.new, args.micro_batch, bytes=wide)
     result["budget"] = memory(shape, load)["total"]
     result["peak"] = torch.cuda.max_memory_allocated() if cuda else None
     peak = f"{result['peak'] / GIB:.2f} GB" if cuda else "only measured on a GPU"
