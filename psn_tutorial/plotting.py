@@ -89,6 +89,7 @@ WORDS = {
     "entropy": "entropy per token (nats)",
     "self_certainty": "self-certainty per token (nats)",
     "grad_norm": "gradient norm before clipping",
+    "tokens": "completion tokens per step",
     "seconds": "seconds per step",
     "coverage": "distinct solutions found (share)",
     "family_coverage": "solution families found (share)",
