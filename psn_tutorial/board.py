@@ -11,6 +11,15 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import Evaluation, per_problem
 
 
+def summary_writer() -> type:
+    """TensorBoard's writer. Raises UserError when it is not installed; ask before a run is begun."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard needs the package: pip install 'psn-tutorial[tensorboard]'") from None
+    return SummaryWriter
+
+
 class Board:
     """Curves in ``folder``: train/<name> of every figure of a step record, eval/pass@1 of every evaluation.
 
@@ -20,11 +29,7 @@ class Board:
     """
 
     def __init__(self, folder: Path, step: int = 0):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("--tensorboard needs the package: pip install 'psn-tutorial[tensorboard]'") from None
-        self.writer = SummaryWriter(folder, purge_step=step + 1)
+        self.writer = summary_writer()(folder, purge_step=step + 1)
         self.evaluated: set[int] = set()
 
     def show(self, record: Mapping[str, Any], evaluations: Mapping[int, Evaluation]) -> None:

@@ -129,10 +129,12 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     else:
         config = from_flags(RunConfig, args, _preset_settings(args))
         folder = Path(args.out or _folder_name(config))
-    from psn_tutorial.board import Board
+    from psn_tutorial.board import Board, summary_writer
     from psn_tutorial.interrupt import Stop
     from psn_tutorial.jobs import Job, export, follow
 
+    if args.tensorboard:
+        summary_writer()
     if args.resume:
         folder = Path(args.resume)
         job = Job.resume(folder)

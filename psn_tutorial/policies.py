@@ -61,7 +61,7 @@ def device_of(name: str) -> str:
     return name
 
 
-def load_policy(folder: str | Path, device: str = "auto") -> tuple[nn.Module, PreTrainedTokenizerBase, int]:
+def load_policy(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, PreTrainedTokenizerBase, int]:
     """Load the clean policy of a checkpoint folder, of a run's newest checkpoint, or a language model by its short
     name, onto a device of DEVICES; and its step.
 

@@ -10,9 +10,7 @@ pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
 from psn_tutorial import jobs  # noqa: E402
-from psn_tutorial.board import Board  # noqa: E402
 from psn_tutorial.cli import main  # noqa: E402
-from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
 from psn_tutorial.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
@@ -130,7 +128,7 @@ def test_tensorboard_shows_the_records_and_a_resumed_run_takes_back_what_is_done
     assert list(points) == [2, 4] and points == pytest.approx(expected)
 
 
-def test_without_tensorboard_a_sentence_says_what_to_install(monkeypatch, tmp_path):
+def test_without_tensorboard_a_sentence_says_what_to_install_and_no_run_is_begun(psn, words, monkeypatch, tmp_path):
     import builtins
 
     honest = builtins.__import__
@@ -141,8 +139,9 @@ def test_without_tensorboard_a_sentence_says_what_to_install(monkeypatch, tmp_pa
         return honest(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UserError, match=r"pip install 'psn-tutorial\[tensorboard\]'"):
-        Board(tmp_path)
+    code, _, err = psn(*words, "--tensorboard", "--out", "run")
+    assert code == 2 and err.endswith("--tensorboard needs the package: pip install 'psn-tutorial[tensorboard]'\n")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
