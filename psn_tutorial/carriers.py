@@ -168,6 +168,8 @@ def _low_rank(layer: nn.Module, config: NoiseConfig, draws: Sequence[int], name:
     of B A, sums of r products, have standard deviation ``scale``."""
     rank, size = config.rank, (scale / config.rank**0.5) ** 0.5
     dtype, device = layer.compute_dtype if hasattr(layer, "compute_dtype") else layer.weight.dtype, layer.weight.device
+    if device.type == "cpu" and is_four_bit(layer):
+        dtype = torch.float32  # a CPU multiplies so thin matrices faster than in bfloat16, both casts included
     one_sided = NoiseConfig(config.sigma, config.targets, seed=config.seed)  # antithetic: B alone changes its sign
     ups, downs = [], []
     for draw in draws:

@@ -99,8 +99,8 @@ def test_the_carriers_of_a_4_bit_model(tmp_path):
     weights, factors = 2 * 3 * 64 * 128, 2 * 3 * 16 * (64 + 128)  # gate, up and down of two layers; bfloat16
     for draws in (1, 4):
         assert result["carriers"][f"dense, {draws} draws"]["bytes"] == 2 * draws * weights
-        assert result["carriers"][f"lowrank, {draws} draws"]["bytes"] == 2 * draws * factors
-    assert result["carriers"]["lowrank, relative, 1 draws"]["bytes"] == 2 * factors
+        assert result["carriers"][f"lowrank, {draws} draws"]["bytes"] == 4 * draws * factors
+    assert result["carriers"]["lowrank, relative, 1 draws"]["bytes"] == 4 * factors
     for carrier in ("dense", "lowrank"):
         kl = result["carriers"][f"{carrier}, KL"]
         assert 0 < kl["value"] < 0.01 and kl["low"] < kl["value"] < kl["high"]
