@@ -158,5 +158,5 @@ def test_a_base_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_pat
         sentence = f"policy of {name} is not beside .*`psn-tutorial pretrain --task {config.task} "
         with pytest.raises(UserError, match=sentence):
             base_folder(name)
-    with pytest.raises(UserError, match="task math has no shipped base policy: give a language model"):
+    with pytest.raises(UserError, match="math has no shipped base policy: give a language model"):
         base_folder("math")
