@@ -65,7 +65,7 @@ def test_a_qlora_step_is_told_by_part_with_its_budget(tmp_path, capsys):
         made = result[label]
         assert made["tokens_per_second"] > 0 and sum(made["parts"].values()) <= result["seconds"][label]["max"]
         assert f"  {label}: sample " in printed and made["parts"]["update"] > 0.1 * made["parts"]["sample"]
-    assert result["peak"] >= 0 and result["budget"] > 0.75 * 2**30 and "peak memory" in printed
+    assert (result["peak"] is None) == (not torch.cuda.is_available()) and result["budget"] > 0.75 * 2**30
 
 
 def test_the_verifiers_answers_are_counted_and_compared(tmp_path, capsys):
