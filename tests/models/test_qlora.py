@@ -1,5 +1,10 @@
 """A 4-bit base with an adapter: the gradients are right, the start is the base, a reload is the same model."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +18,7 @@ from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import (  # noqa: E402
     ADAPTED,
+    MODELS,
     QLoRAConfig,
     adapted,
     dense_weight,
@@ -132,3 +138,22 @@ def test_a_base_that_cannot_be_loaded_is_a_sentence(base, monkeypatch):
 def test_settings_are_checked(change):
     with pytest.raises(UserError, match=next(iter(change))):
         QLoRAConfig(**change)
+
+
+def test_a_short_name_leads_to_the_hubs_own_cache(language_model, tmp_path):
+    """Where a model was downloaded once, no network is needed: transformers finds it under its name on the hub."""
+    commit = "0" * 40
+    kept = tmp_path / f"models--{MODELS['qwen2.5-0.5b-instruct'].replace('/', '--')}"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(commit)
+    shutil.copytree(language_model, kept / "snapshots" / commit)
+    code = (
+        "from psn_tutorial.models.qlora import *\n"
+        "model, tokenizer = load_qlora(QLoRAConfig('qwen2.5-0.5b-instruct', compute='float32'))\n"
+        "print(len(four_bit_layers(model)), tokenizer.eos_token, len(tokenizer.apply_chat_template("
+        "[{'role': 'user', 'content': 'Hello'}], tokenize=False)))"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert said.stdout.split() == ["14", "<|im_end|>", str(len("<|im_start|>user\nHello<|im_end|>\n"))]
