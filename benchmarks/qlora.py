@@ -1,7 +1,7 @@
 """A QLoRA step at a model's real shape, with random weights: GRPO against PSN-GRPO, by part, with its peak memory.
 
 On a GPU by default the shapes of Qwen2.5-0.5B and Qwen2.5-1.5B, one prompt with 8 rollouts of 1024 tokens. Random
-weights end no answer, and each group has both rewards, so that no step is cheaper than the longest of a real run.
+weights hardly ever end an answer, and each group has both rewards: a step is as dear as the longest of a real run.
 Beside the measured peak stands what psn_tutorial.budget says. Without a GPU a tiny shape shows that it works.
 """
 
@@ -82,6 +82,7 @@ def measured(name: str, args: argparse.Namespace) -> dict:
     title = f"{name}: {rollouts} rollouts of {args.new} tokens, micro-batches of {args.micro_batch}"
     result = show(title, interleave(programs, args), [(NOISY, PLAIN, "<= 1.02 on a GPU" if cuda else "")])
     for label, made in records.items():
+        made = made[args.warmup :]  # as of the times above
         parts = {part: statistics.median(r[f"seconds_{part}"] for r in made) for part in ("sample", "verify", "update")}
         speed = statistics.median(r["tokens"] / r["seconds"] for r in made)
         result[label] = {"parts": parts, "tokens_per_second": speed}

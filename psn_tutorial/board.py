@@ -40,6 +40,7 @@ class Board:
         self.show_evaluations(evaluations)
 
     def show_evaluations(self, evaluations: Mapping[int, Evaluation]) -> None:
+        """Add the evaluations, by their step, that are not there yet."""
         for step in evaluations.keys() - self.evaluated:
             accuracy = per_problem(evaluations[step], "pass@1").values()
             self.writer.add_scalar("eval/pass@1", sum(accuracy) / len(accuracy), step)
