@@ -71,6 +71,23 @@ def test_too_much_noise_is_told(settings):
     assert "noise" not in found(settings, sigma=0.0)
 
 
+def test_times_are_those_of_the_second_step(settings, monkeypatch):
+    """The first one pays for what a process does once. 8 answers in 2 s: 8 x 40 answers take 80 s, each time."""
+    honest, steps = module.Trainer.step, []
+
+    def timed(trainer):
+        steps.append(trainer)
+        slower = 100 if len(steps) % 2 else 1
+        return honest(trainer) | {"seconds": 3.0 * slower, "seconds_sample": 2.0 * slower}
+
+    monkeypatch.setattr(module.Trainer, "step", timed)
+    once = found(settings, samples=40, batch=64)
+    assert once["time"].value.startswith("3 s a step (sample 67%") and "so 05:00 for 100 steps" in once["time"].value
+    assert once["evaluation"].value.endswith("; 01:20 at this speed")
+    twice = found(settings, samples=40, batch=64, eval_every=50)["evaluation"]
+    assert twice.value.endswith(", 2 times; 02:40 at this speed")
+
+
 def test_an_evaluation_that_costs_more_than_the_training_is_told(settings, monkeypatch):
     assert found(settings, samples=4, batch=8)["evaluation"].value.startswith("8 problems x 4 answers, 8 at once: ")
     many = found(settings, samples=40_000, batch=2**20, eval_every=50)["evaluation"]
