@@ -29,6 +29,7 @@ from psn_tutorial.records import EvaluationRecord, settings_of
 from psn_tutorial.runs import Run
 from psn_tutorial.settings import shown, to_mapping
 from psn_tutorial.tasks import Task, get_task
+from psn_tutorial.tasks.base import verdicts
 from psn_tutorial.trainer import Trainer
 
 
@@ -46,7 +47,7 @@ class Job:
         problems = training_problems(self.task, config)
         self.held_out = held_out_problems(self.task, config.measure())
         self.model, self.tokenizer = starting_policy(config)
-        check_words(self.tokenizer, self.task)
+        _check(self.tokenizer, self.task, problems)
         self.base_sha256 = fingerprint(self.model)
         self.trainer = Trainer(config, self.model, self.tokenizer, self.task, problems)
         self.record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
@@ -157,7 +158,7 @@ def evaluate_policy(
     problems = held_out_problems(task, config)
     begins = isinstance(policy, RunConfig)
     model, tokenizer, step = (*starting_policy(policy), 0) if begins else load_policy(policy, config.device)
-    check_words(tokenizer, task)
+    _check(tokenizer, task, problems)
     settings = {**to_mapping(config), "policy_sha256": fingerprint(model)}
     run = open_or_create(folder, settings, command)
     path = run.path / "eval.json"
@@ -167,6 +168,12 @@ def evaluate_policy(
         record.write(path)
         run.record_time()
     return EvaluationRecord.read(path)
+
+
+def _check(tokenizer: PreTrainedTokenizerFast, task: Task, problems: Sequence[Any]) -> None:
+    """Raise UserError, before anything is written, when a policy cannot read the task or nothing can judge it."""
+    check_words(tokenizer, task)
+    verdicts(task, [""], problems[:1])
 
 
 def measure(

@@ -11,6 +11,7 @@ pytest.importorskip("peft")
 
 from psn_tutorial import jobs  # noqa: E402
 from psn_tutorial.cli import main  # noqa: E402
+from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
 from psn_tutorial.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
@@ -126,6 +127,18 @@ def test_tensorboard_shows_the_records_and_a_resumed_run_takes_back_what_is_done
     points = {point.step: point.value for point in seen.Scalars("eval/pass@1")}
     expected = {step: sum(r.c / r.n for r in results) / 6 for step, results in record.evaluations.steps.items()}
     assert list(points) == [2, 4] and points == pytest.approx(expected)
+
+
+def test_a_verifier_that_cannot_start_is_told_before_anything_is_written(psn, words, monkeypatch, tmp_path):
+    def missing(self, texts, problems):
+        raise UserError("math answers are verified by math-verify")
+
+    assert psn(*words, "--steps", 1, "--out", "run")[0] == 0
+    monkeypatch.setattr(Math, "verify_many", missing)
+    for command in ([*words, "--out", "other"], ["evaluate", "run", "--out", "evaluated"]):
+        code, _, err = psn(*command)
+        assert code == 2 and "math answers are verified by math-verify" in err
+    assert not (tmp_path / "other").exists() and not (tmp_path / "evaluated").exists()
 
 
 def test_without_tensorboard_a_sentence_says_what_to_install_and_no_run_is_begun(psn, words, monkeypatch, tmp_path):
