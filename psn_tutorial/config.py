@@ -82,7 +82,8 @@ class TrainConfig(ScheduleConfig):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_range("seed", self.seed, low=0, whole=True)
         check_range("group", self.group, low=2, whole=True)
-        check_range("pass_k", self.pass_k, low=1, high=self.group, whole=True)
+        most = self.group if self.advantage == "pass_at_k" else None  # without it, k is of no account
+        check_range("pass_k", self.pass_k, low=1, high=most, whole=True)
         for name in ("temperature", "lr", "grad_clip", "cap"):
             check_positive(name, getattr(self, name))
         if self.sampling_temperature is not None:

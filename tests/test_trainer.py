@@ -233,7 +233,7 @@ def test_the_record_holds_what_the_realtime_schedule_decided_by(policy):
     ("temperature", -1.0, "temperature must be"), ("sampling_temperature", 0.0, "sampling_temperature must be"),
     ("draws", 5, "draws must divide the 32 rollouts"), ("cap", 0.0, "cap must be"), ("sigma", -0.1, "sigma must be"),
     ("correction", "both", "correction must be one of"), ("task", "chess", "task must be one of"),
-    ("clip_low", 1.5, "clip_low must be"), ("pass_k", 9, "pass_k must be"), 
+    ("clip_low", 1.5, "clip_low must be"), ("pass_k", 0, "pass_k must be"),
     ("aggregation", "mean", "aggregation must be one of"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(field, value, sentence):
@@ -242,6 +242,9 @@ def test_impossible_settings_are_refused(field, value, sentence):
 
 
 def test_impossible_combinations_are_refused():
+    with pytest.raises(UserError, match="pass_k must be a whole number >= 1 and <= 3, got 4"):
+        replace(SMALL, group=3, advantage="pass_at_k", pass_k=4)
+    assert replace(SMALL, group=3, pass_k=4).advantage != "pass_at_k"  # the default k is in nobody's way
     with pytest.raises(UserError, match="draws must be even when antithetic, got 1"):
         replace(SMALL, antithetic=True)
     with pytest.raises(UserError, match="mixture weights need spread 'pooled'"):
