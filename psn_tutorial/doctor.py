@@ -24,7 +24,7 @@ EXTRAS = {
     "math-verify": ("math", "answers to mathematical problems"),
     "tensorboard": ("tensorboard", "the curves of a run"),
     "sentence-transformers": ("embeddings", "the similarity signal on sentences"),
-    "trl": ("trl", "PSNGRPOTrainer inside TRL"),
+    "trl": ("trl", "the comparison with trl in `make bench`"),
 }
 HUB = "https://huggingface.co"
 NEEDED_GIB = 2.0  # memory for the demo
