@@ -9,8 +9,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice, check_range
+from psn_tutorial.errors import UserError, check_choice, check_range
 
 SCALES = ("std", "none")
 

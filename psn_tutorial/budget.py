@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice
+from psn_tutorial.errors import UserError, check_choice
 
 GIB = 2**30
 OVERHEAD = 0.75 * GIB

@@ -14,11 +14,10 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from psn_tutorial.carriers import carried
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_count, check_positive
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.noise import NoiseConfig
 from psn_tutorial.rollout import sample, spread_draws, stream
-from psn_tutorial.settings import check_count, check_positive
 
 
 @torch.no_grad()

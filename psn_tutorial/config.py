@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
 from psn_tutorial.importance import LEVELS, MODES
 from psn_tutorial.losses import AGGREGATIONS
 from psn_tutorial.noise import CARRIERS, NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
-from psn_tutorial.settings import check_choice, check_positive, check_range, option
+from psn_tutorial.settings import option
 from psn_tutorial.signals import DIRECTIONS
 from psn_tutorial.tasks.base import LANGUAGE_TASKS, TASK_NAMES, get_task
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.errors import UserError, check_range, shown, suggest
 from psn_tutorial.intervals import (
     Interval,
     bootstrap_interval,
@@ -34,7 +34,6 @@ from psn_tutorial.intervals import (
     seed_interval,
     welch_interval,
 )
-from psn_tutorial.settings import check_range, shown
 from psn_tutorial.tasks.base import Task, verdicts
 
 METRICS = ("pass", "coverage", "family_coverage", "zero_contrast", "success")

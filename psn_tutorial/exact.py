@@ -14,8 +14,8 @@ from scipy.stats import binom
 from torch import Tensor
 
 from psn_tutorial.advantages import group_advantages
+from psn_tutorial.errors import check_count, check_range
 from psn_tutorial.models.tabular import TabularPolicy
-from psn_tutorial.settings import check_count, check_range
 
 
 def probabilities(logps: Tensor) -> Tensor:

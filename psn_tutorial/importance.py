@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_choice, shown
 from psn_tutorial.masks import first_unusable, token_mask
-from psn_tutorial.settings import check_choice, shown
 
 LEVELS = ("token", "sequence")
 MODES = ("truncate", "mask")

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_range, shown
+from psn_tutorial.errors import UserError, check_range, shown
 
 Floats = NDArray[np.float64]
 Values = ArrayLike | Mapping[str, float]

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from psn_tutorial.bases import save_policy
 from psn_tutorial.board import Board
 from psn_tutorial.config import MeasureConfig, RunConfig
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, shown
 from psn_tutorial.evaluation import ProblemResult
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
@@ -27,7 +27,7 @@ from psn_tutorial.policies import base_of, check_words, fingerprint, load_policy
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord, settings_of
 from psn_tutorial.runs import Run
-from psn_tutorial.settings import shown, to_mapping
+from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.tasks.base import verdicts
 from psn_tutorial.trainer import Trainer

@@ -16,9 +16,8 @@ weight as in arXiv 2602.02555. Simplified: no dual clip (verl floors r_t A at 3 
 import torch
 from torch import Tensor
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_choice, check_count, check_range
 from psn_tutorial.masks import token_mask
-from psn_tutorial.settings import check_choice, check_count, check_range
 
 AGGREGATIONS = ("grpo", "dapo", "dr_grpo")
 

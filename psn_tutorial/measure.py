@@ -14,12 +14,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.tiny import encode
 from psn_tutorial.rollout import responses, sample, stream
-from psn_tutorial.settings import check_count
 from psn_tutorial.tasks.base import Task
 
 

@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice, check_count
+from psn_tutorial.errors import UserError, check_choice, check_count
 
 TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
 CARRIERS = ("auto", "weights", "dense", "lowrank")

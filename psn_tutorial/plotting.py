@@ -23,9 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_range
 from psn_tutorial.intervals import Interval
-from psn_tutorial.settings import check_range
 
 Records = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Sequence[Records]]

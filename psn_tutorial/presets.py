@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from psn_tutorial.config import TASKS, RunConfig
-from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.errors import UserError, check_choice, shown, suggest
 from psn_tutorial.evaluation import parse_metric
-from psn_tutorial.settings import check_choice, from_mapping, shown, to_mapping
+from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks.base import get_task
 
 

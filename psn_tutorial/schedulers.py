@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice, check_count, check_range, option, shown
+from psn_tutorial.errors import UserError, check_choice, check_count, check_range, shown
+from psn_tutorial.settings import option
 
 SCHEDULES = ("constant", "annealed", "kl_target", "realtime")
 SHAPES = ("linear", "cosine", "exponential")

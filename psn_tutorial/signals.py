@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_choice, check_count
 from psn_tutorial.masks import first_unusable, token_mask
-from psn_tutorial.settings import check_choice, check_count
 
 DIRECTIONS = ("uniform_to_policy", "policy_to_uniform")
 

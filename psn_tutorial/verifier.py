@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_positive, check_range
+from psn_tutorial.errors import UserError, check_positive, check_range
 from psn_tutorial.tasks.base import Verdict
 
 PROGRAM = Path(__file__).with_name("verifier_worker.py")

@@ -16,8 +16,9 @@ from torch import nn
 from psn_tutorial import jobs, rollout
 from psn_tutorial.config import RunConfig, TrainConfig
 from psn_tutorial.interrupt import Stop
-from psn_tutorial.jobs import Job, fingerprint, load_policy
+from psn_tutorial.jobs import Job
 from psn_tutorial.noise import NoiseConfig, gaussian, perturbed
+from psn_tutorial.policies import fingerprint, load_policy
 from psn_tutorial.trainer import Trainer
 
 NOISY = TrainConfig(

@@ -20,15 +20,10 @@ from hypothesis import strategies as st
 import psn_tutorial
 from psn_tutorial import checkpoints, files
 from psn_tutorial import provenance as provenance_module
+from psn_tutorial.checkpoints import pack_optimizer, unpack_optimizer
 from psn_tutorial.errors import UserError
-from psn_tutorial.runs import (
-    DamagedCheckpointWarning,
-    Run,
-    pack_optimizer,
-    read_json,
-    unpack_optimizer,
-    write_json,
-)
+from psn_tutorial.files import read_json, write_json
+from psn_tutorial.runs import DamagedCheckpointWarning, Run
 
 HERE = Path(__file__).parent
 

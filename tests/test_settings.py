@@ -12,17 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import (
-    add_flags,
-    check_choice,
-    check_count,
-    check_positive,
-    check_range,
-    from_flags,
-    from_mapping,
-    to_mapping,
-)
+from psn_tutorial.errors import UserError, check_choice, check_count, check_positive, check_range
+from psn_tutorial.settings import add_flags, from_flags, from_mapping, to_mapping
 
 
 @dataclass(frozen=True)

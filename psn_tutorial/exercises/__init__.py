@@ -13,9 +13,9 @@ not yet: pass_at_k(n=1, c=1, k=1) must be 1, got ...
 from collections.abc import Callable
 from typing import Any
 
+from psn_tutorial.errors import check_choice
 from psn_tutorial.exercises import counting, grpo, noise, weights
 from psn_tutorial.exercises.grading import Exercise, Grade, grade
-from psn_tutorial.settings import check_choice
 
 EXERCISES: dict[str, Exercise] = counting.EXERCISES | grpo.EXERCISES | weights.EXERCISES | noise.EXERCISES
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from psn_tutorial.config import COMPUTE_TYPES
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_choice, check_count, check_positive
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.tiny import quiet
-from psn_tutorial.settings import check_choice, check_count, check_positive, option
+from psn_tutorial.settings import option
 
 COMPUTE = {name: getattr(torch, name) for name in COMPUTE_TYPES}
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

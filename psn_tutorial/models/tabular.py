@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice, check_count, check_range
+from psn_tutorial.errors import UserError, check_choice, check_count, check_range
 
 PARTS = ("prefix", "position", "last", "shared")
 MOST_TRAJECTORIES = 2**17

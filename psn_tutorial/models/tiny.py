@@ -24,8 +24,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.settings import check_choice, check_count, option
+from psn_tutorial.errors import UserError, check_choice, check_count
+from psn_tutorial.settings import option
 
 # The frame that Qwen's chat models were taught; see chat_template in their tokenizer_config.json.
 CHATML = (

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from psn_tutorial.errors import UserError, suggest
-from psn_tutorial.settings import check_choice, check_range
+from psn_tutorial.errors import UserError, check_choice, check_range, suggest
 from psn_tutorial.tasks.base import Demonstration, Verdict, read_problems, require_integer, require_seed
 from psn_tutorial.tasks.splits import DATA
 from psn_tutorial.verifier import Verifier
