@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from psn_tutorial.memory import keep_freed_memory
-from psn_tutorial.provenance import provenance
+from psn_tutorial.runs.provenance import provenance
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": 1 << 30, "MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_TOP_PAD_": 64 << 20}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

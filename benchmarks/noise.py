@@ -14,7 +14,7 @@ from step import Contrasted
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.importance import importance_weights
 from psn_tutorial.noise import NoiseConfig, perturbed
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.trainer import Trainer
 
 STEP, WEIGHTS, SCHEDULER = "a whole step", "importance weights, twice", "scheduler (KL target)"

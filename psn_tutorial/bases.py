@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
-from psn_tutorial.files import in_words, new_folder
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import BASES, PretrainConfig, Pretraining
 from psn_tutorial.models.tiny import quiet
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.files import in_words, new_folder
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
 from psn_tutorial.tasks.splits import DATA

@@ -288,7 +288,7 @@ Run it again and it goes on where it stopped; finished runs are kept.""",
         out = Path(args.out or f"runs/{file.stem if file else args.preset or 'demo'}")
     if file and args.preset:
         raise UserError("--preset and --file cannot both say what to compare")
-    from psn_tutorial.files import read_json
+    from psn_tutorial.runs.files import read_json
 
     experiments = (
         presets.experiments_from_json(read_json(file), str(file))

@@ -20,7 +20,6 @@ from typing import Any
 from psn_tutorial.config import MeasureConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import Evaluation, Summary, compare, summarise
-from psn_tutorial.files import read_json, write_json
 from psn_tutorial.frontier import FrontierGap, frontier
 from psn_tutorial.intervals import Interval
 from psn_tutorial.presets import (
@@ -30,6 +29,7 @@ from psn_tutorial.presets import (
     preset,
 )
 from psn_tutorial.records import RunRecord
+from psn_tutorial.runs.files import read_json, write_json
 
 FILE = "comparison.json"
 

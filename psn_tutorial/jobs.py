@@ -26,7 +26,7 @@ from psn_tutorial.measure import evaluate
 from psn_tutorial.policies import base_of, check_words, fingerprint, load_policy, starting_policy
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord, settings_of
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.tasks.base import verdicts

@@ -19,7 +19,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
 from psn_tutorial.models.tiny import load
 from psn_tutorial.records import settings_of
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.tasks.base import LANGUAGE_TASKS
 

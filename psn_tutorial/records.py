@@ -19,8 +19,8 @@ from typing import Any
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult
-from psn_tutorial.files import finite_or_null, read_json, replace_file
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.files import finite_or_null, read_json, replace_file
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import from_mapping
 
 FIXED = ("problem", "total_solutions", "total_families")

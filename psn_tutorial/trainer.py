@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.advantages import group_advantages, pass_at_k_advantages, zero_contrast
 from psn_tutorial.carriers import carried, change_since
-from psn_tutorial.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.embeddings import sentence_encoder
 from psn_tutorial.errors import UserError
@@ -39,7 +38,8 @@ from psn_tutorial.rollout import (
     spread_draws,
     stream,
 )
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.schedulers import make_scheduler
 from psn_tutorial.signals import mean_certainty, semantic_similarity
 from psn_tutorial.tasks.base import Task, verdicts
@@ -95,7 +95,7 @@ class Trainer:
                 pass
 
     def train(self) -> Iterator[dict[str, Any]]:
-        """Take the steps that are left; yields one record per step; :mod:`psn_tutorial.metrics` says what is in it."""
+        """Take the steps that are left; yields one record per step (:mod:`psn_tutorial.runs.steps`)."""
         while self.step_number < self.config.steps:
             record = self.step()
             if self.run:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import psn_tutorial
-from psn_tutorial import bases, files
+from psn_tutorial import bases
 from psn_tutorial.cli import main
 from psn_tutorial.commands import COMMANDS
 from psn_tutorial.config import RunConfig
@@ -27,7 +27,8 @@ from psn_tutorial.jobs import Job, follow
 from psn_tutorial.measure import evaluate
 from psn_tutorial.models.tiny import load
 from psn_tutorial.records import EvaluationRecord, RunRecord
-from psn_tutorial.runs import Run
+from psn_tutorial.runs import files
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.base import write_problems
 
@@ -316,7 +317,7 @@ def test_a_full_disk_loses_nothing_that_was_written(psn, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 
-    monkeypatch.setattr("psn_tutorial.checkpoints.write_bytes", full)
+    monkeypatch.setattr("psn_tutorial.runs.checkpoints.write_bytes", full)
     said = psn("train", *NOISY, "--save-every", 2, "--steps", 6, "--out", "run")
     assert said.code == 2
     assert said.err.splitlines()[-1] == (

@@ -16,7 +16,7 @@ from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
 from psn_tutorial.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
 from psn_tutorial.records import RunRecord  # noqa: E402
-from psn_tutorial.runs import Run  # noqa: E402
+from psn_tutorial.runs.folder import Run  # noqa: E402
 from psn_tutorial.tasks.base import Verdict, write_problems  # noqa: E402
 from psn_tutorial.tasks.math import Math, Problem  # noqa: E402
 

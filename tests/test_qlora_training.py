@@ -12,7 +12,7 @@ from psn_tutorial.config import TrainConfig  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, four_bit_layers, load_qlora  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.rollout import completion_logps  # noqa: E402
-from psn_tutorial.runs import Run  # noqa: E402
+from psn_tutorial.runs.folder import Run  # noqa: E402
 from psn_tutorial.tasks import load_split  # noqa: E402
 from psn_tutorial.tasks.base import Verdict  # noqa: E402
 from psn_tutorial.tasks.rules import Rules  # noqa: E402

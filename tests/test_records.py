@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import ProblemResult, per_problem
-from psn_tutorial.files import write_json
 from psn_tutorial.records import EvaluationRecord, RunRecord
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.files import write_json
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
 
 

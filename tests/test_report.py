@@ -11,9 +11,9 @@ import pytest
 
 from psn_tutorial.compare import read_comparison, run_comparison
 from psn_tutorial.errors import UserError
-from psn_tutorial.files import read_json, write_json
 from psn_tutorial.presets import Arm, Experiment, experiments_to_json
 from psn_tutorial.report import limits, write_report
+from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.tables import findings, tables
 
 EVIL = '<script>alert("1")</script> & "more"'

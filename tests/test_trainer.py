@@ -6,11 +6,11 @@ import torch
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError
-from psn_tutorial.metrics import METRICS
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.noise import perturbed
 from psn_tutorial.rollout import completion_logits, completion_logps, responses
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.steps import METRICS
 from psn_tutorial.schedulers import RealtimeSigma
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.signals import self_certainty

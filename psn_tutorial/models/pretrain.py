@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from psn_tutorial.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.config import TASKS
 from psn_tutorial.errors import check_choice, check_count, check_positive
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.tiny import TinyConfig, build_model, build_text_tokenizer, build_tokenizer
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import option
 from psn_tutorial.tasks.base import Demonstration, Task
 

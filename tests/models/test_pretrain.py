@@ -21,7 +21,7 @@ from psn_tutorial.models.pretrain import (
     tokenizer_for,
 )
 from psn_tutorial.models.tiny import TinyConfig, build_text_tokenizer, build_tokenizer, load
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Demonstration, get_task
 

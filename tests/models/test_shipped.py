@@ -18,7 +18,7 @@ from psn_tutorial.models.tiny import encode, load
 from psn_tutorial.problems import held_out_problems
 from psn_tutorial.records import EvaluationRecord
 from psn_tutorial.rollout import responses, sample, stream
-from psn_tutorial.runs import Run
+from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.math import last_boxed

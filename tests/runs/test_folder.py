@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import psn_tutorial
-from psn_tutorial import checkpoints, files
-from psn_tutorial import provenance as provenance_module
-from psn_tutorial.checkpoints import pack_optimizer, unpack_optimizer
+from psn_tutorial.runs import checkpoints, files
+from psn_tutorial.runs import provenance as provenance_module
+from psn_tutorial.runs.checkpoints import pack_optimizer, unpack_optimizer
 from psn_tutorial.errors import UserError
-from psn_tutorial.files import read_json, write_json
-from psn_tutorial.runs import DamagedCheckpointWarning, Run
+from psn_tutorial.runs.files import read_json, write_json
+from psn_tutorial.runs.folder import DamagedCheckpointWarning, Run
 
 HERE = Path(__file__).parent
 

@@ -22,43 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from psn_tutorial.checkpoints import (
-    Checkpoint,
-    DamagedCheckpoint,
-    Tensors,
-    pack_optimizer,
-    read_checkpoint,
-    unpack_optimizer,
-    write_checkpoint,
-)
+from psn_tutorial.runs.checkpoints import Checkpoint, DamagedCheckpoint, Tensors, pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
 from psn_tutorial.errors import UserError
-from psn_tutorial.files import (
-    append_line,
-    drop_half_line,
-    finite_or_null,
-    in_words,
-    json_bytes,
-    new_folder,
-    parse_json,
-    read_json,
-    sync_file,
-    sync_folder,
-    write_bytes,
-    write_json,
-)
-from psn_tutorial.provenance import commit, now, provenance
-
-__all__ = [
-    "Checkpoint",
-    "DamagedCheckpointWarning",
-    "Run",
-    "pack_optimizer",
-    "provenance",
-    "read_json",
-    "unpack_optimizer",
-    "write_json",
-]
-
+from psn_tutorial.runs.files import append_line, drop_half_line, finite_or_null, in_words, json_bytes, new_folder, parse_json, read_json, sync_file, sync_folder, write_bytes, write_json
+from psn_tutorial.runs.provenance import commit, now, provenance
 
 class DamagedCheckpointWarning(UserWarning):
     """A damaged checkpoint was passed over."""
