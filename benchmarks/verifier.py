@@ -14,7 +14,7 @@ import psutil
 from clock import finish, interleave, options, show, spread, start
 
 from psn_tutorial.tasks.math import Math, load_problems
-from psn_tutorial.verifier import Verifier
+from psn_tutorial.tasks.verifier import Verifier
 
 POOL, ALONE = "the pool", "math-verify in this process"
 CORES = "the pool, if it had two cores for itself"

@@ -21,7 +21,7 @@ from psn_tutorial.runs.files import in_words, new_folder
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
-from psn_tutorial.tasks.splits import DATA
+from psn_tutorial.tasks.files import DATA
 
 SAVE_EVERY = 250  # steps between checkpoints
 

@@ -10,7 +10,7 @@ from psn_tutorial.noise import CARRIERS, NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
 from psn_tutorial.signals import DIRECTIONS
-from psn_tutorial.tasks.base import LANGUAGE_TASKS, TASK_NAMES, get_task
+from psn_tutorial.tasks.registry import LANGUAGE_TASKS, TASK_NAMES, get_task
 
 TASKS = (*TASK_NAMES, *LANGUAGE_TASKS)
 SPREADS = ("pooled", "per_group")

@@ -176,7 +176,8 @@ def _disk() -> list[Finding]:
 
 
 def _data() -> list[Finding]:
-    from psn_tutorial.tasks.splits import DATA, SPLITS, load_split
+    from psn_tutorial.tasks.files import DATA
+    from psn_tutorial.tasks.splits import SPLITS, load_split
 
     found = []
     for task in SPLITS:

@@ -258,7 +258,7 @@ QUESTIONS = _entries(
      "test_divergences.py::test_every_rank_draws_the_same_noise", "10"),
     ("Every reward is 0. Is it the model or the verifier?", "",
      _threads("verl-project/verl/pull/5635", "verl-project/verl/pull/5839"), "tasks.math:verify_math",
-     "test_verifier.py::test_threads_get_their_own_verdicts", "10"),
+     "tasks/test_verifier.py::test_threads_get_their_own_verdicts", "10"),
     ("My accuracy differs from the reported one. Is that a difference?", "", _threads("lsdefine/simple_GRPO/issues/40"),
      "evaluation:pass_at_k_interval", "test_evaluation.py::test_pass_at_16_covers_a_beta_binomial_population", "10"),
     ("Another machine gives other digits. Is that a bug?", "", _threads("rasbt/reasoning-from-scratch/issues/152"),

@@ -21,7 +21,7 @@ from psn_tutorial.models.tiny import load
 from psn_tutorial.records import settings_of
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.tasks import Task, get_task
-from psn_tutorial.tasks.base import LANGUAGE_TASKS
+from psn_tutorial.tasks.registry import LANGUAGE_TASKS
 
 
 def base_of(config: RunConfig | MeasureConfig) -> str | Path:

@@ -15,7 +15,7 @@ from psn_tutorial.config import TASKS, RunConfig
 from psn_tutorial.errors import UserError, check_choice, shown, suggest
 from psn_tutorial.evaluation import parse_metric
 from psn_tutorial.settings import from_mapping, to_mapping
-from psn_tutorial.tasks.base import get_task
+from psn_tutorial.tasks.registry import get_task
 
 
 @dataclass(frozen=True)

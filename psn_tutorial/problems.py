@@ -6,7 +6,8 @@ from typing import Any
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks import Task, load_split
-from psn_tutorial.tasks.base import LANGUAGE_TASKS, read_problems
+from psn_tutorial.tasks.files import read_problems
+from psn_tutorial.tasks.registry import LANGUAGE_TASKS
 from psn_tutorial.tasks.splits import SPLITS
 
 

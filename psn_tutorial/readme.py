@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psn_tutorial.compare import read_comparison
 from psn_tutorial.tables import Table, findings, tables
-from psn_tutorial.tasks.splits import DATA
+from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"
 RECORDS = (DATA / "runs" / "full", DATA / "runs" / "qlora")

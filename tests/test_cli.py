@@ -30,7 +30,7 @@ from psn_tutorial.records import EvaluationRecord, RunRecord
 from psn_tutorial.runs import files
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.tasks import get_task, load_split
-from psn_tutorial.tasks.base import write_problems
+from psn_tutorial.tasks.files import write_problems
 
 # A few steps of the smallest task; the entropy bonus moves the weights even where nothing is right.
 TINY = ["--task", "chain", "--steps", "4", "--prompts", "2", "--group", "4", "--samples", "4",

@@ -80,7 +80,7 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(monkeypatch):
 
 
 def test_missing_data_is_in_the_way(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("psn_tutorial.tasks.splits.DATA", tmp_path)
+    monkeypatch.setattr("psn_tutorial.tasks.files.DATA", tmp_path)
     found = examine(online=False)
     problems, base = finding("problems of rules", found), finding("base policy of rules", found)
     assert problems.state == base.state == "bad"

@@ -13,7 +13,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.models.tiny import load
 from psn_tutorial.signals import semantic_similarity
 from psn_tutorial.tasks import get_task
-from psn_tutorial.tasks.base import TASK_NAMES
+from psn_tutorial.tasks.registry import TASK_NAMES
 
 TEXTS = ["3 + 4 = 7 , 7 * 2 = 14", "3 + 4 = 7", "7 = 4 + 3", ""]
 

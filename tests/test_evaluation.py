@@ -26,7 +26,7 @@ from psn_tutorial.evaluation import (
     zero_contrast,
 )
 from psn_tutorial.intervals import bootstrap_interval, paired_difference, seed_interval
-from psn_tutorial.tasks.base import get_task
+from psn_tutorial.tasks.registry import get_task
 
 KS = [2**i for i in range(9)]
 counts = st.integers(1, 1000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))

@@ -17,8 +17,10 @@ from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weig
 from psn_tutorial.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
 from psn_tutorial.records import RunRecord  # noqa: E402
 from psn_tutorial.runs.folder import Run  # noqa: E402
-from psn_tutorial.tasks.base import Verdict, write_problems  # noqa: E402
-from psn_tutorial.tasks.math import Math, Problem  # noqa: E402
+from psn_tutorial.tasks.base import Verdict  # noqa: E402
+from psn_tutorial.tasks.files import write_problems
+from psn_tutorial.tasks.math import Math  # noqa: E402
+from psn_tutorial.tasks.questions import Problem
 
 
 @pytest.fixture

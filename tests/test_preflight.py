@@ -14,8 +14,9 @@ from psn_tutorial.budget import SHAPES, Load  # noqa: E402
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.config import RunConfig  # noqa: E402
 from psn_tutorial.preflight import preflight  # noqa: E402
-from psn_tutorial.tasks.base import write_problems  # noqa: E402
-from psn_tutorial.tasks.math import Math, Problem  # noqa: E402
+from psn_tutorial.tasks.files import write_problems  # noqa: E402
+from psn_tutorial.tasks.math import Math  # noqa: E402
+from psn_tutorial.tasks.questions import Problem
 
 
 @pytest.fixture

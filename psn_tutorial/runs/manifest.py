@@ -12,7 +12,7 @@ from typing import Any
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.runs.files import read_json
-from psn_tutorial.tasks.splits import DATA, MANIFEST
+from psn_tutorial.tasks.files import DATA, MANIFEST
 
 
 def update(data: Path = DATA) -> None:

@@ -5,20 +5,14 @@ The trainer, the evaluation and the pre-training know nothing else of a task, so
 only these methods.
 """
 
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.errors import UserError
 
 P = TypeVar("P")
-
-TASK_NAMES = ("countdown", "rules", "chain")  # with a vocabulary of their own, and a shipped base
-LANGUAGE_TASKS = ("math",)  # in plain language, for a language model
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -94,33 +88,6 @@ class Task(Protocol[P]):
         """The inverse of ``to_json``; UserError starting with ``where`` if the fields are wrong."""
 
 
-def get_task(name: str, **difficulty: Any) -> "Task[Any]":
-    """The task called ``name``, at its default difficulty unless fields are given.
-
-    Raises UserError for an unknown name, an unknown field or an impossible value.
-
-    >>> get_task("countdown", numbers=3).generate(seed=0, count=1)[0].target in range(10, 100)
-    True
-    """
-    from psn_tutorial.tasks.countdown import Countdown  # here: these modules import this one
-    from psn_tutorial.tasks.math import Math
-    from psn_tutorial.tasks.rules import Chain, Rules
-
-    classes = dict(zip((*TASK_NAMES, *LANGUAGE_TASKS), (Countdown, Rules, Chain, Math), strict=True))
-    if name not in classes:
-        raise UserError(
-            f"task must be one of {', '.join(classes)}, got {name!r}{suggest(name, classes)}"
-        )
-    known = list(classes[name].__dataclass_fields__)
-    for field in difficulty:
-        if field not in known:
-            raise UserError(
-                f"task {name} has no field {field!r}{suggest(field, known)}; "
-                f"it has {', '.join(known)}"
-            )
-    return classes[name](**difficulty)
-
-
 def verdicts(task: "Task[P]", responses: Sequence[str], problems: Sequence[P]) -> list[Verdict]:
     """The verdict on each response to its problem; several at the same time where the task offers ``verify_many``."""
     if hasattr(task, "verify_many"):
@@ -156,32 +123,3 @@ def require_fields(where: str, fields: Any, names: tuple[str, ...]) -> None:
         raise UserError(f"{where} must hold exactly the fields {', '.join(names)}, got {got[:80]}")
 
 
-def write_problems(path: str | Path, task: "Task[P]", problems: Iterable[P]) -> None:
-    """Write one problem per line, as JSON; the same problems give the same bytes anywhere."""
-    lines = [json.dumps(task.to_json(problem)) + "\n" for problem in problems]
-    Path(path).write_bytes("".join(lines).encode())
-
-
-def read_problems(path: str | Path, task: "Task[P]") -> list[P]:
-    """Read a file of ``write_problems``.
-
-    Raises UserError naming the file and the number of the first line that is wrong.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if lines[-1] == b"":
-        lines.pop()
-    problems = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{path.name} line {number}"
-        try:
-            fields = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON: {str(error)[:80]}") from error
-        problems.append(task.from_json(fields, where))
-    if not problems:
-        raise UserError(f"{path} holds no problems")
-    return problems

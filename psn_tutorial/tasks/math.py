@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from psn_tutorial.errors import UserError, check_choice, check_range, suggest
-from psn_tutorial.tasks.base import Demonstration, Verdict, read_problems, require_integer, require_seed
-from psn_tutorial.tasks.splits import DATA
-from psn_tutorial.verifier import Verifier
+from psn_tutorial.tasks import sums
+from psn_tutorial.tasks.base import Demonstration, Verdict, require_integer, require_seed
+from psn_tutorial.tasks.files import DATA, read_problems
+from psn_tutorial.tasks.questions import Problem, read_row
+from psn_tutorial.tasks.verifier import Verifier
 
 # "qwen-boxed" of SimpleRL-Zoo (hkust-nlp/simpleRL-reason, examples/simplelr_math_eval/utils.py)
 SYSTEM = "You are a helpful assistant."
@@ -48,23 +50,7 @@ SOURCES = {
 OWN = ("word_problems", "sums")  # made for this project
 OWN_SPLITS = ("train", "eval")
 SUMS = {"seed": 0, "count": 600}  # the sums to train and to evaluate on
-SCIENTIFIC = re.compile(r"^(-?[0-9]+(?:\.[0-9]+)?)[eE]\+?(-?[0-9]+)$")  # in LaTeX the e of 4.5e33 is Euler's number
 EVERY = 5  # one in five of the own problems is for evaluation; 5 and the 12 topics have no common factor
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question and its reference answer (a number, or LaTeX without dollars); the rest may be empty.
-
-    level: difficulty, 1-5 where the source grades it, else 0.
-    """
-
-    question: str
-    answer: str
-    solution: str = ""
-    id: str = ""
-    topic: str = ""
-    level: int = 0
 
 
 # Answers
@@ -122,17 +108,11 @@ def _known(source: str) -> str:
 
 
 def _own_problems(name: str, split: str | None) -> list[Problem]:
-    problems = _sums(**SUMS) if name == "sums" else read_problems(DATA / f"{name}.jsonl", Math())
+    problems = sums.generate(**SUMS) if name == "sums" else read_problems(DATA / f"{name}.jsonl", Math())
     if split is None:
         return problems
     check_choice("split", split, OWN_SPLITS)
     return [p for number, p in enumerate(problems, start=1) if (number % EVERY == 0) is (split == "eval")]
-
-
-def _sums(seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
-    from psn_tutorial.tasks.sums import generate  # here: it imports this module
-
-    return generate(seed, count, exclude)
 
 
 def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
@@ -147,89 +127,6 @@ def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     except Exception as error:  # whatever the network, the hub, the cache and the library have to say
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"cannot load {name} ({source.hub}, split {split}) from the hub: {why}; {instead}") from error
-
-
-def read_row(row: Mapping[str, Any], where: str) -> Problem:
-    """A problem from a row of any of these sets; the fields it has tell which.
-
-    The question is ``question`` or ``problem``. The answer is ``final_answer`` (OlympiadBench: a list), ``answer``
-    (of GSM8K: what follows the last ####), or the last \\boxed{} of ``solution`` (MATH). Raises UserError starting
-    with ``where``.
-    """
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where} must be a JSON object, got {type(row).__name__}")
-    question = _text(row, ("question", "problem"), where)
-    solution = _lines(row.get("solution"))
-    if row.get("final_answer") is not None:
-        answer = _final_answer(row["final_answer"], where)
-    elif row.get("answer") is not None:
-        answer = _plain(row["answer"], f"{where}: answer")
-        if "####" in answer:
-            solution, answer = answer.rsplit("####", 1)
-            answer = answer.replace(",", "")
-    elif solution:
-        answer = last_boxed(solution)
-        if answer is None:
-            raise UserError(f"{where}: there is no answer, and solution holds no complete \\boxed{{...}}")
-    else:
-        raise UserError(f"{where} must have the field answer, final_answer or solution, it has {_names(row)}")
-    answer = answer.strip()
-    if len(answer) > 1 and answer[0] == answer[-1] == "$":
-        answer = answer.strip("$").strip()
-    if not answer:
-        raise UserError(f"{where}: answer is empty")
-    answer = SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
-    level = re.search(r"[0-9]+", str(row.get("level", "")))
-    return Problem(
-        question, answer, solution.strip(), str(_first(row, ("id", "unique_id", "idx"))),
-        str(_first(row, ("topic", "subject", "subfield", "type"))), int(level[0][:9]) if level else 0,
-    )  # fmt: skip
-
-
-def last_boxed(text: str) -> str | None:
-    """What the last \\boxed{...} of ``text`` holds, with its braces balanced; None if there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    start += len("\\boxed{")
-    depth = 1
-    for position in range(start, len(text)):
-        depth += (text[position] == "{") - (text[position] == "}")
-        if depth == 0:
-            return text[start:position]
-    return None
-
-
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((row[name] for name in names if row.get(name) not in (None, "")), "")
-
-
-def _text(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
-    value = _first(row, names)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where} must have its text in the field {' or '.join(names)}, it has {_names(row)}")
-    return value.strip()
-
-
-def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, row))[:80] or "none"
-
-
-def _lines(value: Any) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value or "")
-
-
-def _plain(value: Any, what: str) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
-    raise UserError(f"{what} must be text or a number, got {repr(value)[:80]}")
-
-
-def _final_answer(value: Any, where: str) -> str:
-    values = value if isinstance(value, list) else [value]
-    return ", ".join(_plain(v, f"{where}: final_answer").strip().strip("$") for v in values)
 
 
 # The task
@@ -269,7 +166,7 @@ class Math:
         Sums of no split are made on the spot, as many as are wanted (:func:`psn_tutorial.tasks.sums.generate`).
         """
         if not (self.split or self.path) and _known(self.source) == "sums":
-            return _sums(seed, count, exclude)
+            return sums.generate(seed, count, exclude)
         taken = set(exclude)
         pool = [p for p in load_problems(self.source, self.split, self.path) if p not in taken]
         require_integer("count", count, 0, len(pool))

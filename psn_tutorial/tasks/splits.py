@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from psn_tutorial.errors import UserError, suggest
-from psn_tutorial.tasks.base import get_task, read_problems, write_problems
-
-DATA = Path(__file__).resolve().parents[2] / "data"
-MANIFEST = "MANIFEST.json"
+from psn_tutorial.tasks.files import DATA, MANIFEST, read_problems, write_problems
+from psn_tutorial.tasks.registry import get_task
 
 # task -> split -> the arguments of task.generate; in this order, each excluding those before it
 SPLITS: dict[str, dict[str, dict[str, int]]] = {

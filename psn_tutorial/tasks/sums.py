@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable
 
 from psn_tutorial.tasks.base import require_integer, require_seed
-from psn_tutorial.tasks.math import Problem
+from psn_tutorial.tasks.questions import Problem
 
 LOWEST, HIGHEST = 2, 20  # of the numbers in a question; what is worked out from them is in 0..60
 PEOPLE = {

@@ -21,8 +21,8 @@ from psn_tutorial.rollout import responses, sample, stream
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task, load_split
-from psn_tutorial.tasks.math import last_boxed
-from psn_tutorial.tasks.splits import DATA
+from psn_tutorial.tasks.files import DATA
+from psn_tutorial.tasks.questions import last_boxed
 
 
 @pytest.fixture(params=BASES)

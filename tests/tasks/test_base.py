@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks import TASK_NAMES, Verdict, base, get_task
-from psn_tutorial.tasks.base import read_problems, require_integer, require_seed, write_problems
+from psn_tutorial.tasks.base import require_integer, require_seed
+from psn_tutorial.tasks.files import read_problems, write_problems
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)

@@ -16,18 +16,9 @@ from hypothesis import strategies as st
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import tally
 from psn_tutorial.tasks import Verdict
-from psn_tutorial.tasks.base import read_problems, write_problems
-from psn_tutorial.tasks.math import (
-    OWN_SPLITS,
-    SOURCES,
-    Math,
-    Problem,
-    last_boxed,
-    load_problems,
-    read_row,
-    verify_many,
-    verify_math,
-)
+from psn_tutorial.tasks.files import read_problems, write_problems
+from psn_tutorial.tasks.math import OWN_SPLITS, SOURCES, Math, load_problems, verify_many, verify_math
+from psn_tutorial.tasks.questions import Problem, last_boxed, read_row
 
 TASK = Math()
 OWN = load_problems("word_problems")

@@ -8,7 +8,8 @@ import pytest
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.countdown import solve
-from psn_tutorial.tasks.splits import DATA, MANIFEST, SPLITS, make_splits
+from psn_tutorial.tasks.files import DATA, MANIFEST
+from psn_tutorial.tasks.splits import SPLITS, make_splits
 
 FILES = [f"{task}/{split}.jsonl" for task, splits in SPLITS.items() for split in splits]
 

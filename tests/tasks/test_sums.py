@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks import get_task
-from psn_tutorial.tasks.math import OWN_SPLITS, Math, Problem, load_problems, verify_many
+from psn_tutorial.tasks.math import OWN_SPLITS, Math, load_problems, verify_many
+from psn_tutorial.tasks.questions import Problem
 from psn_tutorial.tasks.sums import GAINS, HIGHEST, LOSSES, LOWEST, PEOPLE, THINGS, generate
 
 MANY = generate(seed=5, count=2000)

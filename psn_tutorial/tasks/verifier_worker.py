@@ -8,7 +8,7 @@ kernel to end it when its processor time is used up: no code of Python has to ru
 inside one call of C ends like any other. The next judge is forked in milliseconds, with everything imported.
 
 Nothing that a model wrote is executed: ``guarded`` keeps everything but arithmetic from the one call of sympy in
-math-verify that compiles text. It imports nothing of psn_tutorial, and is started by :mod:`psn_tutorial.verifier`.
+math-verify that compiles text. It imports nothing of psn_tutorial; :mod:`psn_tutorial.tasks.verifier` starts it.
 """
 
 import contextlib

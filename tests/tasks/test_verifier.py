@@ -13,10 +13,9 @@ import time
 import psutil
 import pytest
 
-from psn_tutorial import verifier_worker
 from psn_tutorial.errors import UserError
-from psn_tutorial.tasks import Verdict
-from psn_tutorial.verifier import LONGEST, Verifier, Worker
+from psn_tutorial.tasks import Verdict, verifier_worker
+from psn_tutorial.tasks.verifier import LONGEST, Verifier, Worker
 
 RIGHT = Verdict(True, "")
 
@@ -228,7 +227,7 @@ def test_threads_get_their_own_verdicts(pool):
 
 SCRIPT = r"""
 import os, threading
-from psn_tutorial.verifier import Verifier
+from psn_tutorial.tasks.verifier import Verifier
 v = Verifier(2, deadline=1)
 found = []
 thread = threading.Thread(target=lambda: found.append(v.verify("18", "18").correct))
@@ -269,7 +268,7 @@ def test_a_process_that_somebody_killed_is_replaced(pool, which):
 
 SIGNALLED = r"""
 import os, signal
-from psn_tutorial.verifier import Verifier
+from psn_tutorial.tasks.verifier import Verifier
 signal.signal(signal.SIGINT, lambda *_: None)
 v = Verifier(1)
 for _ in range(2):

@@ -1,7 +1,7 @@
 """math-verify in a few processes of its own, for callers that must not hang.
 
 math-verify does not work outside the main thread, and an answer such as ``\\boxed{9^{9^{9^{9}}}}`` stops whoever
-reads it. So it runs elsewhere, in :mod:`psn_tutorial.verifier_worker`: a plain program that talks through two
+reads it. So it runs elsewhere, in :mod:`psn_tutorial.tasks.verifier_worker`: a plain program that talks through two
 pipes. That needs no ``if __name__ == "__main__"``, no pickle and no fork of the caller, so it works alike from a
 script, a notebook, and a thread. An answer that uses up its processor time is wrong, and says why.
 """
