@@ -11,7 +11,7 @@ import torch
 from clock import finish, interleave, options, show, start
 from torch import Tensor, nn
 
-from psn_tutorial.bases import base_folder
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import encode, load
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.base import Task

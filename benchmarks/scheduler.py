@@ -9,7 +9,7 @@ from clock import finish, interleave, options, show, start
 from floor import Countdown, Sizes, batch_options
 
 from psn_tutorial.config import TrainConfig
-from psn_tutorial.embeddings import sentence_encoder
+from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.rollout import completion_logits, responses
 from psn_tutorial.signals import DIRECTIONS, semantic_similarity, token_certainty
 from psn_tutorial.trainer import Trainer

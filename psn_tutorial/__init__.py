@@ -11,11 +11,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "advantages": ("group_advantages", "pass_at_k_advantages"),
-    "bases": ("base_folder",),
     "carriers": ("carried",),
     "compare": ("read_comparison", "run_comparison"),
     "config": ("RunConfig", "TrainConfig"),
-    "embeddings": ("sentence_encoder",),
     "errors": ("UserError",),
     "evaluation": ("pass_at_k", "pass_at_k_interval", "summarise"),
     "importance": ("importance_weights", "mixture_logps"),
@@ -23,6 +21,8 @@ _HOME = {
     "losses": ("policy_loss",),
     "measure": ("evaluate", "exact_success"),
     "memory": ("keep_freed_memory",),
+    "models.bases": ("base_folder",),
+    "models.encoders": ("sentence_encoder",),
     "models.qlora": ("QLoRAConfig", "load_qlora"),
     "noise": ("NoiseConfig", "NoiseReceipt", "perturbed", "stacked"),
     "policies": ("load_policy",),

@@ -13,7 +13,7 @@ from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.measure import evaluate
-from psn_tutorial.models.pretrain import BASES, PretrainConfig, Pretraining
+from psn_tutorial.models.pretrain import PretrainConfig, Pretraining
 from psn_tutorial.models.tiny import quiet
 from psn_tutorial.problems import held_out_problems, training_problems
 from psn_tutorial.records import EvaluationRecord
@@ -21,28 +21,8 @@ from psn_tutorial.runs.files import in_words, new_folder
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
-from psn_tutorial.tasks.files import DATA
 
 SAVE_EVERY = 250  # steps between checkpoints
-
-
-def base_folder(name: str) -> Path:
-    """The shipped base policy of a task with words of its own, or "sums": a small language model for worded sums.
-
-    Raises UserError when it is not there.
-    """
-    folder = DATA / "bases" / name
-    if name not in BASES:
-        raise UserError(
-            f"{name} has no shipped base policy: give a language model, "
-            "such as --base qwen2.5-0.5b-instruct --lora-rank 16"
-        )
-    if not folder.is_dir():
-        raise UserError(
-            f"the shipped base policy of {name} is not beside the package; make one with "
-            f"`psn-tutorial pretrain --task {BASES[name].task} --out my-base` and give it as --base"
-        )
-    return folder
 
 
 class BaseJob:

@@ -6,6 +6,7 @@ from typing import Any
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
 from psn_tutorial.importance import LEVELS, MODES
 from psn_tutorial.losses import AGGREGATIONS
+from psn_tutorial.models import COMPUTE_TYPES, DEVICES
 from psn_tutorial.noise import CARRIERS, NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
@@ -17,10 +18,6 @@ SPREADS = ("pooled", "per_group")
 ADVANTAGES = ("std", "none", "pass_at_k")
 CORRECTIONS = (*LEVELS, "none")
 PROBES = ("reuse", "separate")
-COMPUTE_TYPES = ("float32", "bfloat16")
-DEVICES = ("auto", "cpu", "cuda")
-
-
 @dataclass(frozen=True)
 class TrainConfig(ScheduleConfig):
     """One training run. sigma = 0 is plain GRPO; everything of :class:`ScheduleConfig` is here too."""

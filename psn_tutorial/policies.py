@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from psn_tutorial.bases import base_folder
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
 from psn_tutorial.models.tiny import load
 from psn_tutorial.records import settings_of

@@ -22,10 +22,10 @@ from transformers import PreTrainedTokenizerFast
 from psn_tutorial.advantages import group_advantages, pass_at_k_advantages, zero_contrast
 from psn_tutorial.carriers import carried, change_since
 from psn_tutorial.config import TrainConfig
-from psn_tutorial.embeddings import sentence_encoder
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import ImportanceWeights, importance_weights, mixture_logps
 from psn_tutorial.losses import loss_normaliser, policy_loss
+from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.qlora import learned_weights, restore_weights
 from psn_tutorial.models.tiny import encode
 from psn_tutorial.rollout import (

@@ -18,13 +18,13 @@ import pytest
 import torch
 
 import psn_tutorial
-from psn_tutorial import bases
 from psn_tutorial.cli import main
 from psn_tutorial.commands import COMMANDS
 from psn_tutorial.config import RunConfig
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.jobs import Job, follow
 from psn_tutorial.measure import evaluate
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
 from psn_tutorial.records import EvaluationRecord, RunRecord
 from psn_tutorial.runs import files
@@ -218,15 +218,15 @@ def places(tmp_path):
     (tmp_path / "none.jsonl").write_text("")
     (tmp_path / "cut").mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(bases.base_folder("rules") / name, tmp_path / "cut")
-    whole = (bases.base_folder("rules") / "model.safetensors").read_bytes()
+        shutil.copy(base_folder("rules") / name, tmp_path / "cut")
+    whole = (base_folder("rules") / "model.safetensors").read_bytes()
     (tmp_path / "cut" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "comparison.json").write_text("{")
     return tmp_path
 
 
-CHAIN_BASE = bases.base_folder("chain")
+CHAIN_BASE = base_folder("chain")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import torch
 from scipy import stats
 
 from psn_tutorial import interrupt
-from psn_tutorial.bases import base_folder
 from psn_tutorial.cli import main
 from psn_tutorial.compare import read_comparison, run_comparison
 from psn_tutorial.errors import UserError
 from psn_tutorial.interrupt import Interrupted, Stop
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
 from psn_tutorial.presets import Arm, Experiment, experiments_to_json
 from psn_tutorial.runs.files import read_json, write_json

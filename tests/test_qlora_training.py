@@ -6,9 +6,9 @@ import torch
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
-from psn_tutorial.bases import base_folder  # noqa: E402
 from psn_tutorial.carriers import change_since, linear_layers  # noqa: E402
 from psn_tutorial.config import TrainConfig  # noqa: E402
+from psn_tutorial.models.bases import base_folder  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, four_bit_layers, load_qlora  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.rollout import completion_logps  # noqa: E402

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from psn_tutorial.bases import base_folder
 from psn_tutorial.config import MeasureConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation import summarise
 from psn_tutorial.measure import evaluate
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.pretrain import BASES
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base
 from psn_tutorial.models.tiny import encode, load
@@ -153,7 +153,7 @@ def test_the_language_model_survives_four_bits():
 
 
 def test_a_base_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("psn_tutorial.bases.DATA", tmp_path)
+    monkeypatch.setattr("psn_tutorial.models.bases.DATA", tmp_path)
     for name, config in BASES.items():
         sentence = f"policy of {name} is not beside .*`psn-tutorial pretrain --task {config.task} "
         with pytest.raises(UserError, match=sentence):

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from psn_tutorial.bases import base_folder
 from psn_tutorial.errors import UserError
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import quiet
 from psn_tutorial.tasks.registry import TASK_NAMES
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from psn_tutorial import embeddings
-from psn_tutorial.bases import base_folder
-from psn_tutorial.embeddings import SentenceEncoder, bag_of_words, sentence_encoder
 from psn_tutorial.errors import UserError
+from psn_tutorial.models import encoders
+from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.encoders import SentenceEncoder, bag_of_words, sentence_encoder
 from psn_tutorial.models.tiny import load
 from psn_tutorial.signals import semantic_similarity
 from psn_tutorial.tasks import get_task
@@ -29,7 +29,7 @@ def no_network(monkeypatch):
 
 def test_a_bag_of_words_counts_words():
     counts = bag_of_words(TEXTS)
-    assert counts.shape == (4, embeddings.SLOTS)
+    assert counts.shape == (4, encoders.SLOTS)
     assert sorted(counts[0][counts[0] > 0].tolist()) == [1, 1, 1, 1, 1, 1, 1, 2, 2]  # 3 + 4 , * 2 14 | = and 7 twice
     assert counts.sum(1).tolist() == [11, 5, 5, 1]
     assert torch.equal(counts[1], counts[2])  # blind to the order
@@ -54,11 +54,11 @@ def test_each_different_text_is_encoded_once_and_stands_where_it_was():
 
 
 def test_auto_takes_what_the_machine_has(monkeypatch):
-    monkeypatch.setattr(embeddings, "_cached", lambda repository: False)
+    monkeypatch.setattr(encoders, "_cached", lambda repository: False)
     assert sentence_encoder().name == sentence_encoder("bag-of-words").name == "bag-of-words"
     asked = []
-    monkeypatch.setattr(embeddings, "_cached", lambda repository: asked.append(repository) or True)
-    monkeypatch.setattr(embeddings, "_load", lambda name: asked.append(name))
+    monkeypatch.setattr(encoders, "_cached", lambda repository: asked.append(repository) or True)
+    monkeypatch.setattr(encoders, "_load", lambda name: asked.append(name))
     assert sentence_encoder("auto").name == "all-MiniLM-L6-v2"
     assert asked == ["sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"]
 
@@ -67,13 +67,13 @@ def test_the_hub_cache_is_asked_for_what_is_there(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert not embeddings._cached("owner/name")
+    assert not encoders._cached("owner/name")
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "0"
     snapshot.mkdir(parents=True)
     (snapshot / "modules.json").write_text("[]")
     (tmp_path / "models--owner--name" / "refs").mkdir()
     (tmp_path / "models--owner--name" / "refs" / "main").write_text("0")
-    assert embeddings._cached("owner/name")
+    assert encoders._cached("owner/name")
 
 
 def test_a_tiny_policy_reads_the_text_and_its_states_are_averaged(tmp_path):
@@ -89,7 +89,7 @@ def test_a_tiny_policy_reads_the_text_and_its_states_are_averaged(tmp_path):
     assert not torch.allclose(vectors[1], vectors[2], atol=1e-2)  # it hears the order
     assert semantic_similarity(encoder.encode(TEXTS[:1] * 4), 4) == pytest.approx(1)
 
-    embeddings._load("countdown").save(str(tmp_path / "saved"))
+    encoders._load("countdown").save(str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "modules.json").is_file()
     torch.testing.assert_close(sentence_encoder(str(tmp_path / "saved")).encode(TEXTS), vectors)
     torch.testing.assert_close(sentence_encoder(str(base_folder("countdown"))).encode(TEXTS), vectors)
@@ -97,7 +97,7 @@ def test_a_tiny_policy_reads_the_text_and_its_states_are_averaged(tmp_path):
 
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "owner/name", "no such model", "/no/such/folder", ""])
 def test_a_model_out_of_reach_is_one_sentence(name, monkeypatch):
-    monkeypatch.setattr(embeddings, "_cached", lambda repository: False)
+    monkeypatch.setattr(encoders, "_cached", lambda repository: False)
     with pytest.raises(UserError) as refusal:
         sentence_encoder(name)
     assert str(refusal.value).startswith(f"encoder {name!r} is no folder and no model that this machine has")
@@ -105,8 +105,8 @@ def test_a_model_out_of_reach_is_one_sentence(name, monkeypatch):
 
 
 def test_without_sentence_transformers_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(embeddings, "_installed", lambda: False)
-    monkeypatch.setattr(embeddings, "_cached", lambda repository: True)
+    monkeypatch.setattr(encoders, "_installed", lambda: False)
+    monkeypatch.setattr(encoders, "_cached", lambda repository: True)
     assert sentence_encoder("auto").name == "bag-of-words"
     with pytest.raises(UserError, match=r"needs sentence-transformers: pip install 'psn-tutorial\[embeddings\]'"):
         sentence_encoder("countdown")
@@ -116,7 +116,7 @@ def test_the_module_itself_loads_no_sentence_transformers():
     import subprocess
     import sys
 
-    code = "import sys, psn_tutorial.embeddings, psn_tutorial.trainer; print('sentence_transformers' in sys.modules)"
-    root = Path(embeddings.__file__).parents[1]
+    code = "import sys, psn_tutorial.trainer; print('sentence_transformers' in sys.modules)"
+    root = Path(encoders.__file__).parents[2]
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert shown.stdout.strip() == "False"
