@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation.records import EvaluationRecord
+from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.interrupt import Stop
-from psn_tutorial.measure import evaluate
 from psn_tutorial.models.pretrain import PretrainConfig, Pretraining
 from psn_tutorial.models.tiny import quiet
 from psn_tutorial.problems import held_out_problems, training_problems
-from psn_tutorial.records import EvaluationRecord
 from psn_tutorial.runs.files import in_words, new_folder
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import from_mapping, to_mapping

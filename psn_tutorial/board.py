@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import Evaluation, per_problem
+from psn_tutorial.evaluation.metrics import per_problem
+from psn_tutorial.evaluation.results import Evaluation
 
 
 def summary_writer() -> type:

@@ -399,7 +399,7 @@ def _command(*words: str | Path) -> str:
 
 
 def _print_summary(results: Any, title: str) -> None:
-    from psn_tutorial.evaluation import summarise
+    from psn_tutorial.evaluation.metrics import summarise
     from psn_tutorial.tables import print_table, summary_table
 
     print_table(summary_table(title, summarise([results])))

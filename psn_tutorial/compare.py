@@ -19,9 +19,10 @@ from typing import Any
 
 from psn_tutorial.config import MeasureConfig
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import Evaluation, Summary, compare, summarise
-from psn_tutorial.frontier import FrontierGap, frontier
-from psn_tutorial.intervals import Interval
+from psn_tutorial.evaluation.frontier import FrontierGap, frontier
+from psn_tutorial.evaluation.intervals import Interval
+from psn_tutorial.evaluation.metrics import Summary, compare, summarise
+from psn_tutorial.evaluation.results import Evaluation
 from psn_tutorial.presets import (
     Experiment,
     experiments_from_json,

@@ -20,12 +20,13 @@ from psn_tutorial.bases import save_policy
 from psn_tutorial.board import Board
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError, shown
-from psn_tutorial.evaluation import ProblemResult
+from psn_tutorial.evaluation.records import EvaluationRecord
+from psn_tutorial.evaluation.results import ProblemResult
+from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.interrupt import Stop
-from psn_tutorial.measure import evaluate
 from psn_tutorial.policies import base_of, check_words, fingerprint, load_policy, starting_policy
 from psn_tutorial.problems import held_out_problems, training_problems
-from psn_tutorial.records import EvaluationRecord, settings_of
+from psn_tutorial.records import settings_of
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Task, get_task

@@ -24,7 +24,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter
 
 from psn_tutorial.errors import UserError, check_range
-from psn_tutorial.intervals import Interval
+from psn_tutorial.evaluation.intervals import Interval
 
 Records = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Sequence[Records]]

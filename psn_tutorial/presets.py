@@ -13,7 +13,7 @@ from typing import Any
 
 from psn_tutorial.config import TASKS, RunConfig
 from psn_tutorial.errors import UserError, check_choice, shown, suggest
-from psn_tutorial.evaluation import parse_metric
+from psn_tutorial.evaluation.metrics import parse_metric
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks.registry import get_task
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from psn_tutorial.compare import Results
-from psn_tutorial.evaluation import Evaluation, Summary, compare, summarise
-from psn_tutorial.frontier import FrontierGap
-from psn_tutorial.intervals import Interval, short
+from psn_tutorial.evaluation.frontier import FrontierGap
+from psn_tutorial.evaluation.intervals import Interval, short
+from psn_tutorial.evaluation.metrics import Summary, compare, summarise
+from psn_tutorial.evaluation.results import Evaluation
 
 WORDS = {
     "success": "success probability",

@@ -21,12 +21,13 @@ import psn_tutorial
 from psn_tutorial.cli import main
 from psn_tutorial.commands import COMMANDS
 from psn_tutorial.config import RunConfig
+from psn_tutorial.evaluation.records import EvaluationRecord
+from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.interrupt import Stop
 from psn_tutorial.jobs import Job, follow
-from psn_tutorial.measure import evaluate
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
-from psn_tutorial.records import EvaluationRecord, RunRecord
+from psn_tutorial.records import RunRecord
 from psn_tutorial.runs import files
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.tasks import get_task, load_split

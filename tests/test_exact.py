@@ -12,7 +12,7 @@ from scipy import integrate, stats
 
 from psn_tutorial import exact
 from psn_tutorial.advantages import group_advantages
-from psn_tutorial.evaluation import pass_at_k
+from psn_tutorial.evaluation.estimators import pass_at_k
 from psn_tutorial.importance import importance_weights
 from psn_tutorial.models.tabular import TabularPolicy, random_policy, trajectories
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import pass_at_k
+from psn_tutorial.evaluation.estimators import pass_at_k
 from psn_tutorial.exact import gaussian_mean, population_coverage
 from psn_tutorial.exercises import EXERCISES, check
 from psn_tutorial.importance import importance_weights, mixture_logps

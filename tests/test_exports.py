@@ -39,6 +39,7 @@ def test_a_name_that_is_not_there_is_an_ordinary_attribute_error():
 
 
 def test_names_of_the_design_that_stand_elsewhere_are_reachable_where_it_says():
-    from psn_tutorial import evaluation, intervals
+    from psn_tutorial import evaluation
+    from psn_tutorial.evaluation import intervals
 
     assert evaluation.paired_difference is intervals.paired_difference is psn_tutorial.paired_difference

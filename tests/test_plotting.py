@@ -16,8 +16,8 @@ from matplotlib.colors import to_hex
 
 from psn_tutorial import plotting
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import Summary
-from psn_tutorial.intervals import Interval
+from psn_tutorial.evaluation.intervals import Interval
+from psn_tutorial.evaluation.metrics import Summary
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from transformers import Qwen2Tokenizer
 from psn_tutorial.bases import save_policy
 from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
-from psn_tutorial.measure import evaluate
+from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.models.pretrain import (
     BASES,
     PretrainConfig,

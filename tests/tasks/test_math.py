@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import tally
+from psn_tutorial.evaluation.results import tally
 from psn_tutorial.tasks import Verdict
 from psn_tutorial.tasks.files import read_problems, write_problems
 from psn_tutorial.tasks.math import OWN_SPLITS, SOURCES, Math, load_problems, verify_many, verify_math

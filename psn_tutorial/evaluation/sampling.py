@@ -1,7 +1,7 @@
 """Measure a policy on held-out problems: sample k answers each, verify them, count.
 
 Always the clean policy, always at the temperature it was trained at. What the counts mean is the business of
-:mod:`psn_tutorial.evaluation`.
+:mod:`psn_tutorial.evaluation.metrics`.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.errors import UserError, check_count
-from psn_tutorial.evaluation import ProblemResult, tally
+from psn_tutorial.evaluation.results import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.tiny import encode
 from psn_tutorial.rollout import responses, sample, stream

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from psn_tutorial import measure
 from psn_tutorial.errors import UserError
-from psn_tutorial.measure import evaluate, exact_success, text_logps
+from psn_tutorial.evaluation import sampling as measure
+from psn_tutorial.evaluation.sampling import evaluate, exact_success, text_logps
 
 
 def test_text_logps_are_a_distribution(policy):

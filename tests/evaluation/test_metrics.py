@@ -13,19 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import (
-    ProblemResult,
-    Summary,
-    compare,
-    coverage,
-    pass_at_k,
-    pass_at_k_interval,
-    per_problem,
-    summarise,
-    tally,
-    zero_contrast,
-)
-from psn_tutorial.intervals import bootstrap_interval, paired_difference, seed_interval
+from psn_tutorial.evaluation.estimators import coverage, pass_at_k, pass_at_k_interval, zero_contrast
+from psn_tutorial.evaluation.intervals import bootstrap_interval, paired_difference, seed_interval
+from psn_tutorial.evaluation.metrics import Summary, compare, per_problem, summarise
+from psn_tutorial.evaluation.results import ProblemResult, tally
 from psn_tutorial.tasks.registry import get_task
 
 KS = [2**i for i in range(9)]

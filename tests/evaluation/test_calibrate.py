@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from psn_tutorial.calibrate import find_setting, sampler_kl
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation.calibrate import find_setting, sampler_kl
 from psn_tutorial.exact import kl
 from psn_tutorial.models.tabular import random_policy, trajectories
 from psn_tutorial.models.tiny import encode

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import ProblemResult
-from psn_tutorial.frontier import frontier
+from psn_tutorial.evaluation.frontier import frontier
+from psn_tutorial.evaluation.results import ProblemResult
 
 
 def flat(x, y, problems=4):

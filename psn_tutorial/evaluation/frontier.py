@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import Evaluation, per_problem
-from psn_tutorial.intervals import (
+from psn_tutorial.evaluation.intervals import (
     Floats,
     Interval,
     check_same_problems,
@@ -26,6 +25,8 @@ from psn_tutorial.intervals import (
     seed_interval,
     short,
 )
+from psn_tutorial.evaluation.metrics import per_problem
+from psn_tutorial.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.intervals import (
+from psn_tutorial.evaluation.intervals import (
     Interval,
     bootstrap_interval,
     paired_difference,
