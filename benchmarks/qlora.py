@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from clock import finish, interleave, options, show, start
 
-from psn_tutorial.bases import save_policy
 from psn_tutorial.budget import GIB, SHAPES, Load, Shape, memory
 from psn_tutorial.config import TrainConfig
+from psn_tutorial.jobs.policies import save_policy
 from psn_tutorial.models.qlora import COMPUTE, QLoRAConfig, load_qlora
 from psn_tutorial.models.tiny import ARCHITECTURES, build_tokenizer
 from psn_tutorial.tasks.base import Verdict

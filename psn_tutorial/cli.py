@@ -56,7 +56,7 @@ def _dispatch(words: list[str]) -> int:
     parser = Parser(NAME, HELP, words="COMMAND ")
     parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
     if words and words[0] in COMMANDS:
-        from psn_tutorial.memory import keep_freed_memory
+        from psn_tutorial.jobs.malloc import keep_freed_memory
 
         keep_freed_memory()
         return COMMANDS[words[0]][1](words[1:])

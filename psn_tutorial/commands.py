@@ -20,7 +20,7 @@ from psn_tutorial.settings import add_flags, from_flags
 
 def pretrain(words: list[str]) -> int:
     """Make a base policy."""
-    from psn_tutorial.models.pretrain import BASES, PretrainConfig
+    from psn_tutorial.jobs.pretraining import BASES, PretrainConfig
 
     parser = Parser(
         f"{NAME} pretrain",
@@ -48,8 +48,9 @@ evaluated on are never demonstrated.""",
     else:
         task = getattr(args, "task", "countdown")
         config = from_flags(PretrainConfig, args, {base.task: base for base in BASES.values()}.get(task))
-    from psn_tutorial.bases import BaseJob, require_new
-    from psn_tutorial.interrupt import Stop
+    from psn_tutorial.jobs.interrupt import Stop
+    from psn_tutorial.jobs.policies import require_new
+    from psn_tutorial.jobs.pretraining import BaseJob
 
     record = Path(args.resume or args.record or f"runs/base-{config.task}")
     out = Path(args.out or f"bases/{config.task if not args.resume else record.name}")
@@ -129,9 +130,10 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     else:
         config = from_flags(RunConfig, args, _preset_settings(args))
         folder = Path(args.out or _folder_name(config))
-    from psn_tutorial.board import Board, summary_writer
-    from psn_tutorial.interrupt import Stop
-    from psn_tutorial.jobs import Job, export, follow
+    from psn_tutorial.jobs.board import Board, summary_writer
+    from psn_tutorial.jobs.interrupt import Stop
+    from psn_tutorial.jobs.progress import follow
+    from psn_tutorial.jobs.training import Job, export
 
     if args.tensorboard:
         summary_writer()
@@ -205,8 +207,8 @@ def evaluate(words: list[str]) -> int:
     own = _own_measure(args.policy)
     config = from_flags(MeasureConfig, args, own)
     other = _read_evaluation(args.against) if args.against else None
-    from psn_tutorial.jobs import evaluate_policy
-    from psn_tutorial.policies import base_of
+    from psn_tutorial.jobs.evaluating import evaluate_policy
+    from psn_tutorial.jobs.policies import base_of
 
     policy = args.policy or base_of(config)
     out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{config.task}")
@@ -229,13 +231,13 @@ def _own_measure(policy: str | None) -> Any:
     """How a run evaluates itself: the starting point of --task and the like."""
     if policy is None or not (Path(policy) / "provenance.json").is_file():
         return None
-    from psn_tutorial.records import RunRecord
+    from psn_tutorial.jobs.records import RunRecord
 
     return RunRecord.read(policy).settings.measure()
 
 
 def _read_evaluation(folder: str) -> Any:
-    from psn_tutorial.records import RunRecord
+    from psn_tutorial.jobs.records import RunRecord
 
     record = RunRecord.read(folder)
     if record.evaluations is None:
@@ -380,7 +382,7 @@ def preflight(words: list[str]) -> int:
 @contextmanager
 def _resumable(command: str) -> Iterator[None]:
     """Say how to go on, whether the work was stopped in order, at once, or by a full disk."""
-    from psn_tutorial.interrupt import Interrupted
+    from psn_tutorial.jobs.interrupt import Interrupted
 
     try:
         yield

@@ -23,13 +23,13 @@ from psn_tutorial.evaluation.frontier import FrontierGap, frontier
 from psn_tutorial.evaluation.intervals import Interval
 from psn_tutorial.evaluation.metrics import Summary, compare, summarise
 from psn_tutorial.evaluation.results import Evaluation
+from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.presets import (
     Experiment,
     experiments_from_json,
     experiments_to_json,
     preset,
 )
-from psn_tutorial.records import RunRecord
 from psn_tutorial.runs.files import read_json, write_json
 
 FILE = "comparison.json"
@@ -55,7 +55,7 @@ def run_comparison(
         UserError: ``out`` holds something else, or runs made with other settings.
         Interrupted: Ctrl-C; everything is saved, and the same call goes on.
     """
-    from psn_tutorial.interrupt import Stop  # here and below: reading records needs no torch
+    from psn_tutorial.jobs.interrupt import Stop  # here and below: reading records needs no torch
 
     if isinstance(experiments, str):
         experiments = preset(experiments)
@@ -84,7 +84,7 @@ def run_comparison(
 
 def _check_policies(experiments: Mapping[str, Experiment]) -> None:
     """Load what every arm needs once, so that a mistake is told now and not in ten minutes."""
-    from psn_tutorial.jobs import Job
+    from psn_tutorial.jobs.training import Job
 
     for experiment in experiments.values():
         for arm in experiment.arms:
@@ -113,7 +113,7 @@ def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
 def _measure_base(
     folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool
 ) -> None:
-    from psn_tutorial.jobs import evaluate_policy
+    from psn_tutorial.jobs.evaluating import evaluate_policy
 
     config = experiment.config(experiment.reference, experiment.seeds[0])
     measured = MeasureConfig(**{**vars(config.measure()), "seed": 0})
@@ -124,7 +124,9 @@ def _train(
     folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool
 ) -> bool:
     """Take what is left of one run; False when nothing was."""
-    from psn_tutorial.jobs import Job, follow, open_or_create
+    from psn_tutorial.jobs.evaluating import open_or_create
+    from psn_tutorial.jobs.progress import follow
+    from psn_tutorial.jobs.training import Job
 
     stop.check()
     job, begun = Job(config), (folder / "config.json").is_file()

@@ -200,7 +200,7 @@ def _data() -> list[Finding]:
 
 
 def _allocator() -> list[Finding]:
-    from psn_tutorial.memory import keep_freed_memory
+    from psn_tutorial.jobs.malloc import keep_freed_memory
 
     if keep_freed_memory():
         return [Finding("memory allocator", "glibc, told to keep what a step frees")]

@@ -23,11 +23,12 @@ from psn_tutorial.commands import COMMANDS
 from psn_tutorial.config import RunConfig
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
-from psn_tutorial.interrupt import Stop
-from psn_tutorial.jobs import Job, follow
+from psn_tutorial.jobs.interrupt import Stop
+from psn_tutorial.jobs.progress import follow
+from psn_tutorial.jobs.records import RunRecord
+from psn_tutorial.jobs.training import Job
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
-from psn_tutorial.records import RunRecord
 from psn_tutorial.runs import files
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.tasks import get_task, load_split
@@ -472,11 +473,11 @@ def stopped_after(steps):
 @pytest.mark.parametrize("steps", range(1, 13, 3))
 def test_a_stop_after_any_step_is_resumed_bitwise(psn, tmp_path, monkeypatch, steps):
     psn("train", *LONG, "--out", "whole")
-    monkeypatch.setattr("psn_tutorial.interrupt.Stop", lambda: stopped_after(steps))
+    monkeypatch.setattr("psn_tutorial.jobs.interrupt.Stop", lambda: stopped_after(steps))
     said = psn("train", *LONG, "--out", "run")
     assert said.code == 128 + signal.SIGTERM
     assert said.err.endswith("stopped and saved; go on with: psn-tutorial train --resume run\n")
-    monkeypatch.setattr("psn_tutorial.interrupt.Stop", Stop)
+    monkeypatch.setattr("psn_tutorial.jobs.interrupt.Stop", Stop)
     assert psn("train", "--resume", "run").code == 0
     assert torch.equal(weights("run"), weights("whole")) and timeless("run") == timeless("whole")
     assert EvaluationRecord.read("run/eval.json") == EvaluationRecord.read("whole/eval.json")
@@ -485,11 +486,11 @@ def test_a_stop_after_any_step_is_resumed_bitwise(psn, tmp_path, monkeypatch, st
 def test_pretraining_stops_and_goes_on_bitwise(psn, monkeypatch):
     words = ["--task", "chain", "--steps", 6, "--demonstrations", 50, "--model-hidden", 16, "--batch", 8]
     psn("pretrain", *words, "--out", "whole", "--record", "whole-record")
-    monkeypatch.setattr("psn_tutorial.interrupt.Stop", lambda: stopped_after(7))
+    monkeypatch.setattr("psn_tutorial.jobs.interrupt.Stop", lambda: stopped_after(7))
     said = psn("pretrain", *words, "--out", "base", "--record", "record")
     assert said.code == 128 + signal.SIGTERM and not Path("base").exists()
     assert said.err.endswith("go on with: psn-tutorial pretrain --resume record --out base\n")
-    monkeypatch.setattr("psn_tutorial.interrupt.Stop", Stop)
+    monkeypatch.setattr("psn_tutorial.jobs.interrupt.Stop", Stop)
     assert 0 < len(timeless("record")) < 6
     assert psn("pretrain", "--resume", "record", "--out", "base").code == 0
     assert Path("base/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()

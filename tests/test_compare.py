@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy import stats
 
-from psn_tutorial import interrupt
 from psn_tutorial.cli import main
 from psn_tutorial.compare import read_comparison, run_comparison
 from psn_tutorial.errors import UserError
-from psn_tutorial.interrupt import Interrupted, Stop
+from psn_tutorial.jobs import interrupt
+from psn_tutorial.jobs.interrupt import Interrupted, Stop
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
 from psn_tutorial.presets import Arm, Experiment, experiments_to_json

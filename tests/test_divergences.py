@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from psn_tutorial import jobs, rollout
+from psn_tutorial import rollout
 from psn_tutorial.config import RunConfig, TrainConfig
-from psn_tutorial.interrupt import Stop
-from psn_tutorial.jobs import Job
+from psn_tutorial.jobs import training as jobs
+from psn_tutorial.jobs.interrupt import Stop
+from psn_tutorial.jobs.policies import fingerprint, load_policy
+from psn_tutorial.jobs.training import Job
 from psn_tutorial.noise import NoiseConfig, gaussian, perturbed
-from psn_tutorial.policies import fingerprint, load_policy
 from psn_tutorial.trainer import Trainer
 
 NOISY = TrainConfig(

@@ -5,7 +5,7 @@ from pathlib import Path
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks.files import DATA
 
-# name -> the task that it was made for; :mod:`psn_tutorial.models.pretrain` says how
+# name -> the task that it was made for; :mod:`psn_tutorial.jobs.pretraining` says how
 SHIPPED = {"countdown": "countdown", "rules": "rules", "chain": "chain", "sums": "math"}
 
 

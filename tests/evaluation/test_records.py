@@ -10,7 +10,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.metrics import per_problem
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.results import ProblemResult
-from psn_tutorial.records import RunRecord
+from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.runs.files import write_json
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping

@@ -12,11 +12,11 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.metrics import summarise
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
+from psn_tutorial.jobs.pretraining import BASES
+from psn_tutorial.jobs.problems import held_out_problems
 from psn_tutorial.models.bases import base_folder
-from psn_tutorial.models.pretrain import BASES
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base
 from psn_tutorial.models.tiny import encode, load
-from psn_tutorial.problems import held_out_problems
 from psn_tutorial.rollout import responses, sample, stream
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping

@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import Qwen2Tokenizer
 
-from psn_tutorial.bases import save_policy
 from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.sampling import evaluate
-from psn_tutorial.models.pretrain import (
+from psn_tutorial.jobs.policies import save_policy
+from psn_tutorial.jobs.pretraining import (
     BASES,
     PretrainConfig,
     Pretraining,
@@ -95,7 +95,7 @@ def test_demonstrations_in_plain_language_are_chat_turns_that_end():
 
 def test_the_command_makes_a_language_model_from_its_seed(tmp_path, monkeypatch, capsys):
     few = lambda model, words, task, problems, *rest, **named: evaluate(model, words, task, problems[:2], samples=1)  # noqa: E731
-    monkeypatch.setattr("psn_tutorial.bases.evaluate", few)
+    monkeypatch.setattr("psn_tutorial.jobs.pretraining.evaluate", few)
     sizes = "--problems 30 --demonstrations 30 --steps 2 --batch 4 --model-hidden 16 --model-ff 16".split()
     weights = []
     for name in ("one", "two"):

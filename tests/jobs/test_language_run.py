@@ -9,13 +9,13 @@ import torch
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
-from psn_tutorial import jobs  # noqa: E402
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
+from psn_tutorial.jobs import training as jobs  # noqa: E402
+from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
+from psn_tutorial.jobs.records import RunRecord  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
-from psn_tutorial.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
-from psn_tutorial.records import RunRecord  # noqa: E402
 from psn_tutorial.runs.folder import Run  # noqa: E402
 from psn_tutorial.tasks.base import Verdict  # noqa: E402
 from psn_tutorial.tasks.files import write_problems

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from psn_tutorial.interrupt import NOTICE, Interrupted, Stop
+from psn_tutorial.jobs.interrupt import NOTICE, Interrupted, Stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,21 +4,24 @@ A policy is a tiny model all of whose weights learn, or a language model of whic
 (:mod:`psn_tutorial.models.qlora`); the loop treats both alike.
 """
 
+import errno
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from psn_tutorial.config import MeasureConfig, RunConfig
 from psn_tutorial.errors import UserError
+from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
-from psn_tutorial.models.tiny import load
-from psn_tutorial.records import settings_of
+from psn_tutorial.models.tiny import load, quiet
+from psn_tutorial.runs.files import in_words, new_folder
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.tasks.registry import LANGUAGE_TASKS
@@ -110,3 +113,31 @@ def fingerprint(model: nn.Module) -> str:
         if isinstance(tensor, torch.Tensor):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def save_policy(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write an ordinary checkpoint folder, complete or not at all; what stands there is kept.
+
+    Raises UserError when ``folder`` holds anything already, or cannot be written.
+    """
+    require_new(folder)
+    with in_words(folder, "the checkpoints of the run are kept"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with quiet(), new_folder(folder.with_name(f".{folder.name}.new")) as new:
+            try:
+                model.save_pretrained(new)
+                tokenizer.save_pretrained(new)
+            except OSError:
+                raise
+            except Exception as error:  # safetensors and tokenizers raise types of their own
+                full = f"os error {errno.ENOSPC}" in str(error)
+                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+            for file in new.iterdir():
+                file.chmod(0o644)  # safetensors leaves its files to their owner alone
+            os.rename(new, folder)
+
+
+def require_new(folder: Path) -> None:
+    """Raise UserError unless ``folder`` is missing or an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} already exists and is not empty; choose another folder")

@@ -1,0 +1,42 @@
+"""What a reader sees while a run trains."""
+
+import math
+import sys
+from contextlib import closing, nullcontext
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from psn_tutorial.jobs.board import Board
+from psn_tutorial.jobs.interrupt import Stop
+from psn_tutorial.jobs.training import Job
+
+
+def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False, board: Board | None = None) -> None:
+    """Train to the end with a progress bar; or, for a log file, with ten ``lines`` in all. ``board`` shows it too."""
+    total, done = job.config.steps, job.trainer.step_number
+    every = math.ceil(total / 10)
+    with closing(board) if board else nullcontext(), tqdm(
+        total=total, initial=done, desc=label, disable=not bar, dynamic_ncols=True, leave=lines,
+        bar_format="{desc} {n_fmt}/{total_fmt} |{bar:8}| {remaining} left{postfix}",
+    ) as shown:  # fmt: skip
+        for record in job.train(stop, progress=bar):
+            shown.set_postfix_str(figures(record), refresh=False)
+            shown.update()
+            if board:
+                board.show(record, job.record.steps)
+            if lines and not bar and record["step"] % every == 0:
+                text = f"{label}: step {record['step']} of {total}, {figures(record)}"
+                print(text, file=sys.stderr, flush=True)
+        if board:
+            board.show_evaluations(job.record.steps)
+
+
+def figures(record: dict[str, Any]) -> str:
+    """The figures of a step that matter while one watches, the most telling first."""
+    words = [f"reward {record['reward']:.3f}", f"zero-contrast {record['zero_contrast']:.2f}"]
+    if record["sigma"]:
+        words.append(f"sigma {record['sigma']:.3g}")
+    words.append(f"ESS {record['ess']:.2f}")
+    words.append(f"{record['tokens'] / record['seconds'] / 1000:.1f}k tokens/s")
+    return ", ".join(words)
