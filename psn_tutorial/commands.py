@@ -156,7 +156,7 @@ def _preset_settings(args: argparse.Namespace) -> Any:
     """The arm of a preset that flags are laid over; None without --preset."""
     if args.preset is None and args.arm is None:
         return None
-    from psn_tutorial.presets import preset
+    from psn_tutorial.experiments.presets import preset
 
     experiments = preset(args.preset or "demo").values()
     tasks = {experiment.task: experiment for experiment in experiments}
@@ -250,7 +250,7 @@ def _read_evaluation(folder: str) -> Any:
 
 def compare(words: list[str]) -> int:
     """Train all arms of a preset and write the report."""
-    from psn_tutorial import presets
+    from psn_tutorial.experiments import presets
 
     parser = Parser(
         f"{NAME} compare",
@@ -298,7 +298,7 @@ Run it again and it goes on where it stopped; finished runs are kept.""",
         else presets.preset(args.preset or "demo")
     )
     experiments = presets.narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
-    from psn_tutorial.compare import run_comparison
+    from psn_tutorial.experiments.run import run_comparison
 
     with _resumable(_command("compare", "--resume", out)):
         run_comparison(experiments, out, None, [NAME, "compare", *words])
@@ -320,7 +320,7 @@ def report(words: list[str]) -> int:
 
 def _show(folder: Path) -> int:
     """Print the tables of a comparison, write its report, and say where everything is."""
-    from psn_tutorial.compare import read_comparison
+    from psn_tutorial.experiments.results import read_comparison
     from psn_tutorial.report import write_report
     from psn_tutorial.tables import print_results
 

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from psn_tutorial.compare import read_comparison
+from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.tables import Table, findings, tables
 from psn_tutorial.tasks.files import DATA
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from psn_tutorial.compare import Results
 from psn_tutorial.evaluation.frontier import FrontierGap
 from psn_tutorial.evaluation.intervals import Interval, short
 from psn_tutorial.evaluation.metrics import Summary, compare, summarise
 from psn_tutorial.evaluation.results import Evaluation
+from psn_tutorial.experiments.results import Results
 
 WORDS = {
     "success": "success probability",

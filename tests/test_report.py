@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from psn_tutorial.compare import read_comparison, run_comparison
 from psn_tutorial.errors import UserError
-from psn_tutorial.presets import Arm, Experiment, experiments_to_json
+from psn_tutorial.experiments.presets import Arm, Experiment, experiments_to_json
+from psn_tutorial.experiments.results import read_comparison
+from psn_tutorial.experiments.run import run_comparison
 from psn_tutorial.report import limits, write_report
 from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.tables import findings, tables

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from psn_tutorial.compare import Results
 from psn_tutorial.evaluation.intervals import Interval, paired_difference
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.results import ProblemResult
+from psn_tutorial.experiments.presets import Arm, Experiment
+from psn_tutorial.experiments.results import Results
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.presets import Arm, Experiment
 from psn_tutorial.tables import MARKS, Table, difference_table, findings, mark, print_table, tables, verdict
 
 

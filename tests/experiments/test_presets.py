@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.presets import (
+from psn_tutorial.experiments.presets import (
     PRESETS,
     RULES,
     Arm,

@@ -11,13 +11,14 @@ import torch
 from scipy import stats
 
 from psn_tutorial.cli import main
-from psn_tutorial.compare import read_comparison, run_comparison
 from psn_tutorial.errors import UserError
+from psn_tutorial.experiments.presets import Arm, Experiment, experiments_to_json
+from psn_tutorial.experiments.results import read_comparison
+from psn_tutorial.experiments.run import run_comparison
 from psn_tutorial.jobs import interrupt
 from psn_tutorial.jobs.interrupt import Interrupted, Stop
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
-from psn_tutorial.presets import Arm, Experiment, experiments_to_json
 from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.tables import findings, tables

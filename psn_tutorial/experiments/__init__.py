@@ -1,0 +1,1 @@
+"""Several arms of one task, trained and compared."""

@@ -1,0 +1,122 @@
+"""Train every arm of an experiment and compare them, from nothing but the records on the disk.
+
+    <out>/comparison.json                      the experiments
+          <experiment>/base/                   the base policy, evaluated
+          <experiment>/<arm>/seed-<n>/         an ordinary run folder
+          summary.json                         every figure below, with its interval
+
+Run it again and it goes on where it stopped: finished runs are kept, an interrupted one continues
+from its checkpoint.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.config import MeasureConfig
+from psn_tutorial.errors import UserError
+from psn_tutorial.experiments.presets import Experiment, experiments_to_json, preset
+from psn_tutorial.experiments.results import FILE, Comparison, read_comparison
+from psn_tutorial.jobs.evaluating import evaluate_policy, open_or_create
+from psn_tutorial.jobs.interrupt import Stop
+from psn_tutorial.jobs.progress import follow
+from psn_tutorial.jobs.records import RunRecord
+from psn_tutorial.jobs.training import Job
+from psn_tutorial.runs.files import read_json, write_json
+
+
+def run_comparison(
+    experiments: str | Mapping[str, Experiment],
+    out: str | Path,
+    progress: bool | None = None,
+    command: Sequence[str] | None = None,
+) -> Comparison:
+    """Run what is left to run of the experiments in the folder ``out``, and read it all back.
+
+    Args:
+        experiments: {name: Experiment}, or the name of a preset.
+        progress: show progress bars; None: when the error output is a terminal.
+        command: the argument list that asked for it, for the provenance of the runs.
+
+    Raises:
+        UserError: ``out`` holds something else, or runs made with other settings.
+        Interrupted: Ctrl-C; everything is saved, and the same call goes on.
+    """
+    if isinstance(experiments, str):
+        experiments = preset(experiments)
+    out, show = Path(out), sys.stderr.isatty() if progress is None else progress
+    _check_policies(experiments)
+    _claim(out, experiments)
+    with Stop() as stop:
+        for name, experiment in experiments.items():
+            with stop.at_once():
+                _measure_base(out / name / "base", experiment, command, show)
+        runs = [
+            (out / name / arm / f"seed-{seed}", experiment.config(arm, seed))
+            for name, experiment in experiments.items()
+            for seed in experiment.seeds
+            for arm in experiment.arms
+        ]
+        for number, (folder, config) in enumerate(runs, start=1):
+            label = f"{' '.join(folder.parts[-3:])} [{number}/{len(runs)}]"
+            started = time.perf_counter()
+            done = _train(folder, config, command, stop, label, show)
+            seconds = f"{time.perf_counter() - started:.0f} s" if done else "finished before"
+            if progress is not False:
+                print(f"{label}: {seconds}", file=sys.stderr, flush=True)
+    return read_comparison(out)
+
+
+def _check_policies(experiments: Mapping[str, Experiment]) -> None:
+    """Load what every arm needs once, so that a mistake is told now and not in ten minutes."""
+    for experiment in experiments.values():
+        for arm in experiment.arms:
+            Job(experiment.config(arm, experiment.seeds[0]))
+
+
+def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
+    """Make the folder, or find the very same comparison in it."""
+    content = experiments_to_json(experiments)
+    if (out / FILE).is_file():
+        if read_json(out / FILE) != content:
+            raise UserError(
+                f"{out} holds another comparison; choose another folder, or continue that one "
+                f"with --resume {out}"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} already exists and holds no comparison; choose another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out}: {error.strerror}") from None
+    write_json(out / FILE, content)
+
+
+def _measure_base(
+    folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool
+) -> None:
+    config = experiment.config(experiment.reference, experiment.seeds[0])
+    measured = MeasureConfig(**{**vars(config.measure()), "seed": 0})
+    evaluate_policy(folder, config, measured, command, show)
+
+
+def _train(
+    folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool
+) -> bool:
+    """Take what is left of one run; False when nothing was."""
+    stop.check()
+    job, begun = Job(config), (folder / "config.json").is_file()
+    run = open_or_create(folder, job.settings, command)
+    if begun and RunRecord.read(folder).finished:
+        return False
+    if begun:
+        job.go_on(run)
+    else:
+        job.trainer.run = run
+    follow(job, stop, label, show)
+    return True
+
+
