@@ -321,8 +321,8 @@ def report(words: list[str]) -> int:
 def _show(folder: Path) -> int:
     """Print the tables of a comparison, write its report, and say where everything is."""
     from psn_tutorial.experiments.results import read_comparison
-    from psn_tutorial.report import write_report
-    from psn_tutorial.tables import print_results
+    from psn_tutorial.reporting.page import write_report
+    from psn_tutorial.reporting.tables import print_results
 
     comparison = read_comparison(folder)
     for results in comparison.results.values():
@@ -402,13 +402,13 @@ def _command(*words: str | Path) -> str:
 
 def _print_summary(results: Any, title: str) -> None:
     from psn_tutorial.evaluation.metrics import summarise
-    from psn_tutorial.tables import print_table, summary_table
+    from psn_tutorial.reporting.tables import print_table, summary_table
 
     print_table(summary_table(title, summarise([results])))
 
 
 def _print_differences(results: Any, other: Any, title: str) -> None:
-    from psn_tutorial.tables import difference_table, print_table
+    from psn_tutorial.reporting.tables import difference_table, print_table
 
     print_table(difference_table(title, results, other))
 

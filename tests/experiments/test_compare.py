@@ -19,9 +19,9 @@ from psn_tutorial.jobs import interrupt
 from psn_tutorial.jobs.interrupt import Interrupted, Stop
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
+from psn_tutorial.reporting.tables import findings, tables
 from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.runs.folder import Run
-from psn_tutorial.tables import findings, tables
 from psn_tutorial.trainer import Trainer
 
 NOISE = {"sigma": 1.0, "relative": True, "targets": "head", "draws": 4}

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 
-from psn_tutorial import plotting
 from psn_tutorial.evaluation.metrics import per_problem, summarise
 from psn_tutorial.experiments.results import Comparison, Results
 from psn_tutorial.jobs.records import RunRecord
+from psn_tutorial.reporting import plotting
+from psn_tutorial.reporting.tables import Finding, Table, findings, tables
 from psn_tutorial.runs.files import in_words, replace_file, write_json
-from psn_tutorial.tables import Finding, Table, findings, tables
 
 # Settings that say nothing where sigma is 0.
 NOISE = ("targets", "relative", "draws", "spread", "antithetic")

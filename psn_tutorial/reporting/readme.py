@@ -1,13 +1,13 @@
 """The results in README.md, written from the records in data/runs; a test holds the two together.
 
-``python -m psn_tutorial.readme`` writes them anew.
+``python -m psn_tutorial.reporting.readme`` writes them anew.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from psn_tutorial.experiments.results import read_comparison
-from psn_tutorial.tables import Table, findings, tables
+from psn_tutorial.reporting.tables import Table, findings, tables
 from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"

@@ -1,4 +1,4 @@
-from psn_tutorial.readme import README, results_in_markdown, with_results
+from psn_tutorial.reporting.readme import README, results_in_markdown, with_results
 
 
 def test_the_results_in_the_readme_are_those_of_the_record():

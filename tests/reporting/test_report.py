@@ -13,9 +13,9 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.presets import Arm, Experiment, experiments_to_json
 from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.experiments.run import run_comparison
-from psn_tutorial.report import limits, write_report
+from psn_tutorial.reporting.page import limits, write_report
+from psn_tutorial.reporting.tables import findings, tables
 from psn_tutorial.runs.files import read_json, write_json
-from psn_tutorial.tables import findings, tables
 
 EVIL = '<script>alert("1")</script> & "more"'
 ARMS = {

@@ -11,7 +11,7 @@ from psn_tutorial.evaluation.results import ProblemResult
 from psn_tutorial.experiments.presets import Arm, Experiment
 from psn_tutorial.experiments.results import Results
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.tables import MARKS, Table, difference_table, findings, mark, print_table, tables, verdict
+from psn_tutorial.reporting.tables import MARKS, Table, difference_table, findings, mark, print_table, tables, verdict
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from psn_tutorial import plotting
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.intervals import Interval
 from psn_tutorial.evaluation.metrics import Summary
+from psn_tutorial.reporting import plotting
 
 
 @pytest.fixture(autouse=True)
