@@ -16,7 +16,6 @@ from floor import batch_options
 from step import Contrasted
 from torch import Tensor, nn
 
-from psn_tutorial.budget import Shape
 from psn_tutorial.carriers import carried, linear_layers
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.evaluation.calibrate import sampler_kl
@@ -25,6 +24,7 @@ from psn_tutorial.jobs.policies import save_policy
 from psn_tutorial.models.qlora import QLoRAConfig, load_qlora
 from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer, encode
 from psn_tutorial.noise import NoiseConfig
+from psn_tutorial.preflight.budget import Shape
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.trainer import Trainer
 

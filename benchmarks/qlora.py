@@ -2,7 +2,7 @@
 
 On a GPU by default the shapes of Qwen2.5-0.5B and Qwen2.5-1.5B, one prompt with 8 rollouts of 1024 tokens. Random
 weights hardly ever end an answer, and each group has both rewards: a step is as dear as the longest of a real run.
-Beside the measured peak stands what psn_tutorial.budget says. Without a GPU a tiny shape shows that it works.
+Beside the measured peak stands what psn_tutorial.preflight.budget says. Without a GPU a tiny shape shows that it works.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from clock import finish, interleave, options, show, start
 
-from psn_tutorial.budget import GIB, SHAPES, Load, Shape, memory
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.jobs.policies import save_policy
 from psn_tutorial.models.qlora import COMPUTE, QLoRAConfig, load_qlora
 from psn_tutorial.models.tiny import ARCHITECTURES, build_tokenizer
+from psn_tutorial.preflight.budget import GIB, SHAPES, Load, Shape, memory
 from psn_tutorial.tasks.base import Verdict
 from psn_tutorial.trainer import Trainer
 

@@ -343,7 +343,8 @@ def doctor(words: list[str]) -> int:
     parser.add_argument("--offline", action="store_true", help="do not ask whether the hub answers")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     args = parser.parse_args(words)
-    from psn_tutorial.doctor import examine, show
+    from psn_tutorial.preflight.findings import show
+    from psn_tutorial.preflight.machine import examine
 
     return show(examine(online=not args.offline), as_json=args.json)
 
@@ -370,8 +371,8 @@ def preflight(words: list[str]) -> int:
     add_grouped_flags(parser, RunConfig, TRAIN_GROUPS)
     args = parser.parse_args(words)
     config = from_flags(RunConfig, args)
-    from psn_tutorial.doctor import show
-    from psn_tutorial.preflight import preflight
+    from psn_tutorial.preflight.findings import show
+    from psn_tutorial.preflight.run import preflight
 
     return show(preflight(config), args.json, f"Nothing is in the way of: {_command('train', *words)}")
 

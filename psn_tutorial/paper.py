@@ -264,7 +264,7 @@ QUESTIONS = _entries(
     ("Another machine gives other digits. Is that a bug?", "", _threads("rasbt/reasoning-from-scratch/issues/152"),
      "trainer:Trainer.restore", "test_trainer.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one", "10"),
     ("An update of a library broke it. Which versions work?", "", _threads("unslothai/unsloth/issues/3081"),
-     "doctor:examine", "test_project.py::test_the_lock_file_fits_the_ranges", "10"),
+     "preflight.machine:examine", "test_project.py::test_the_lock_file_fits_the_ranges", "10"),
 )  # fmt: skip
 
 INDEX = METHOD + IDENTITIES + DIVERGENCES + QUESTIONS

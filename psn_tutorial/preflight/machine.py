@@ -1,19 +1,18 @@
 """What this machine can run, and what to do next. Looks only; changes nothing."""
 
 import contextlib
-import json
 import os
 import platform
 import shutil
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 from psn_tutorial import __version__
 from psn_tutorial.errors import UserError
+from psn_tutorial.preflight.findings import Finding
 
 # The ranges of pyproject.toml: a test holds the two together.
 RANGES = {"torch": ((2, 11), (2, 14)), "transformers": ((5, 17), (6,))}
@@ -28,19 +27,6 @@ EXTRAS = {
 }
 HUB = "https://huggingface.co"
 NEEDED_GIB = 2.0  # memory for the demo
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. state: "good", "absent" (optional, missing) or "bad" (in the way).
-
-    advice: what to do, a sentence; "" where there is nothing to do.
-    """
-
-    name: str
-    value: str
-    state: str = "good"
-    advice: str = ""
 
 
 def examine(online: bool = True) -> list[Finding]:
@@ -59,33 +45,6 @@ def examine(online: bool = True) -> list[Finding]:
             name = look.__name__.strip("_")
             found.append(Finding(name, f"could not be looked at ({error})", "absent"))
     return found
-
-
-NEXT = (
-    "Everything that the demo needs is here. Next: "
-    "psn-tutorial compare --preset quick --out runs/quick (seconds), then --preset demo."
-)
-
-
-def show(findings: list[Finding], as_json: bool = False, then: str = NEXT) -> int:
-    """Print the findings, and what to do ``then``; returns 0, or 1 when something is in the way."""
-    bad = [finding for finding in findings if finding.state == "bad"]
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
-        return int(bool(bad))
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        sign = {"good": " ", "absent": "-", "bad": "!"}[finding.state]
-        print(f"{sign} {finding.name:<{width}}  {finding.value}")
-    print()
-    for finding in findings:
-        if finding.advice:
-            print(f"{'!' if finding.state == 'bad' else '-'} {finding.advice}")
-    if bad:
-        print("\nMend what is marked ! first.")
-    else:
-        print(f"\n{then}")
-    return int(bool(bad))
 
 
 def _python() -> list[Finding]:

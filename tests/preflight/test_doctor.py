@@ -10,9 +10,10 @@ from urllib.error import HTTPError, URLError
 
 import pytest
 
-from psn_tutorial import doctor
 from psn_tutorial.cli import main
-from psn_tutorial.doctor import EXTRAS, RANGES, Finding, examine, show, version_numbers
+from psn_tutorial.preflight import machine as doctor
+from psn_tutorial.preflight.findings import Finding, show
+from psn_tutorial.preflight.machine import EXTRAS, RANGES, examine, version_numbers
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 

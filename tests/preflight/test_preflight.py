@@ -9,11 +9,11 @@ import torch
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
-from psn_tutorial import preflight as module  # noqa: E402
-from psn_tutorial.budget import SHAPES, Load  # noqa: E402
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.config import RunConfig  # noqa: E402
-from psn_tutorial.preflight import preflight  # noqa: E402
+from psn_tutorial.preflight import run as module  # noqa: E402
+from psn_tutorial.preflight.budget import SHAPES, Load  # noqa: E402
+from psn_tutorial.preflight.run import preflight  # noqa: E402
 from psn_tutorial.tasks.files import write_problems  # noqa: E402
 from psn_tutorial.tasks.math import Math  # noqa: E402
 from psn_tutorial.tasks.questions import Problem

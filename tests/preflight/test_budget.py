@@ -8,7 +8,13 @@ import torch
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
-from psn_tutorial.budget import (  # noqa: E402
+from psn_tutorial.carriers import carried  # noqa: E402
+from psn_tutorial.errors import UserError  # noqa: E402
+from psn_tutorial.jobs.policies import save_policy  # noqa: E402
+from psn_tutorial.models.qlora import MODELS, QLoRAConfig, four_bit_layers, load_base, load_qlora  # noqa: E402
+from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer  # noqa: E402
+from psn_tutorial.noise import NoiseConfig  # noqa: E402
+from psn_tutorial.preflight.budget import (
     ALL,
     CARDS,
     GIB,
@@ -24,12 +30,6 @@ from psn_tutorial.budget import (  # noqa: E402
     shape_of,
     table,
 )
-from psn_tutorial.carriers import carried  # noqa: E402
-from psn_tutorial.errors import UserError  # noqa: E402
-from psn_tutorial.jobs.policies import save_policy  # noqa: E402
-from psn_tutorial.models.qlora import MODELS, QLoRAConfig, four_bit_layers, load_base, load_qlora  # noqa: E402
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer  # noqa: E402
-from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.rollout import Rollouts, read_completions  # noqa: E402
 
 

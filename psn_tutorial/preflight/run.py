@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from psn_tutorial.budget import CARDS, GIB, Load, Shape, fastest_step, memory
 from psn_tutorial.config import RunConfig
-from psn_tutorial.doctor import Finding
 from psn_tutorial.jobs.training import Job
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.tiny import encode
+from psn_tutorial.preflight.budget import CARDS, GIB, Load, Shape, fastest_step, memory
+from psn_tutorial.preflight.findings import Finding
 from psn_tutorial.rollout import read_completions, sample, stream
 from psn_tutorial.trainer import Trainer
 

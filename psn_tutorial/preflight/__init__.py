@@ -1,0 +1,1 @@
+"""What this machine can run, and what would go wrong in a run."""
