@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
-from psn_tutorial import exact
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
-from psn_tutorial.models.tabular import TabularPolicy, features, random_policy, trajectories
+from psn_tutorial.teaching import exact
+from psn_tutorial.teaching.tabular import TabularPolicy, features, random_policy, trajectories
 
 FULL = trajectories(3, 3)
 ENDED = trajectories(3, 3, end=2)  # unequal lengths: 1, 2 and 3 tokens

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import tensor
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.exact import probabilities, value_gradient
 from psn_tutorial.losses import AGGREGATIONS, kl_k3, loss_normaliser, policy_loss
-from psn_tutorial.models.tabular import TabularPolicy, random_policy, trajectories
+from psn_tutorial.teaching.exact import probabilities, value_gradient
+from psn_tutorial.teaching.tabular import TabularPolicy, random_policy, trajectories
 
 aggregations = pytest.mark.parametrize("aggregation", AGGREGATIONS)
 

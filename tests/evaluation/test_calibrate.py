@@ -7,10 +7,10 @@ import torch
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.calibrate import find_setting, sampler_kl
-from psn_tutorial.exact import kl
-from psn_tutorial.models.tabular import random_policy, trajectories
 from psn_tutorial.models.tiny import encode
 from psn_tutorial.noise import NoiseConfig, perturbed
+from psn_tutorial.teaching.exact import kl
+from psn_tutorial.teaching.tabular import random_policy, trajectories
 
 NOISE = NoiseConfig(sigma=0.5, targets="all", relative=True)
 

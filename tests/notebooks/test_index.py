@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 import psn_tutorial
-from psn_tutorial.paper import COLUMNS, DIVERGENCES, INDEX, QUESTIONS, ROOT, table
+from psn_tutorial.teaching.paper import COLUMNS, DIVERGENCES, INDEX, QUESTIONS, ROOT, table
 
 MODULES = ("noise", "importance", "advantages", "losses", "schedulers", "signals", "evaluation")
 # Public too, but not of the method: what these functions are built from, or what holds their results.

@@ -15,7 +15,7 @@ from psn_tutorial.preflight import machine as doctor
 from psn_tutorial.preflight.findings import Finding, show
 from psn_tutorial.preflight.machine import EXTRAS, RANGES, examine, version_numbers
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
 
 def finding(name, found=None):

@@ -5,7 +5,7 @@ import math
 import torch
 from scipy.integrate import quad
 
-from psn_tutorial.exercises.grading import Exercise
+from psn_tutorial.teaching.exercises.grading import Exercise
 
 
 def _sigmoid(x):

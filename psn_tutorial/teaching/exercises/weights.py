@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import torch
 
-from psn_tutorial.exercises.grading import Exercise
+from psn_tutorial.teaching.exercises.grading import Exercise
 
 
 def _token_weights(target_logps, sampler_logps, mask, cap):

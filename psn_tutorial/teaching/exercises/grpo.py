@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import torch
 
-from psn_tutorial.exercises.grading import Exercise
+from psn_tutorial.teaching.exercises.grading import Exercise
 
 
 def _group_advantages(rewards):

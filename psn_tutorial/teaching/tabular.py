@@ -7,7 +7,7 @@ An autoregressive softmax policy over V tokens and at most T of them. Its logits
 and the features say what the positions share. One feature per prefix is a plain table: noise on W then disturbs every
 position independently. One feature for all of them is a single set of logits: noise on W then moves every position the
 same way, as a network's shared weights do. All trajectories fit into one batch, so that an expectation is a finite sum
-(:mod:`psn_tutorial.exact`). float64 throughout.
+(:mod:`psn_tutorial.teaching.exact`). float64 throughout.
 """
 
 from dataclasses import dataclass

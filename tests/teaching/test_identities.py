@@ -12,11 +12,11 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import binom
 
-from psn_tutorial import exact
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import kl_k3
-from psn_tutorial.models.tabular import TabularPolicy, Trajectories, random_policy, trajectories
 from psn_tutorial.noise import NoiseConfig, perturbed
+from psn_tutorial.teaching import exact
+from psn_tutorial.teaching.tabular import TabularPolicy, Trajectories, random_policy, trajectories
 
 FULL, ENDED = trajectories(3, 3), trajectories(3, 3, end=2)
 WORLDS = pytest.mark.parametrize("every", [FULL, ENDED], ids=["full", "ended"])

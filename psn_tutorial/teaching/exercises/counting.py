@@ -3,7 +3,7 @@
 import math
 from itertools import combinations, product
 
-from psn_tutorial.exercises.grading import Exercise
+from psn_tutorial.teaching.exercises.grading import Exercise
 
 
 def _pass_at_k(n, c, k):

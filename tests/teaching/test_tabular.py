@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.models.tabular import TabularPolicy, features, random_policy, rare_chain, trajectories
 from psn_tutorial.noise import NoiseConfig, perturbed
+from psn_tutorial.teaching.tabular import TabularPolicy, features, random_policy, rare_chain, trajectories
 
 SHAPES = st.tuples(st.integers(2, 4), st.integers(1, 4))
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from psn_tutorial.errors import check_choice
-from psn_tutorial.exercises import counting, grpo, noise, weights
-from psn_tutorial.exercises.grading import Exercise, Grade, grade
+from psn_tutorial.teaching.exercises import counting, grpo, noise, weights
+from psn_tutorial.teaching.exercises.grading import Exercise, Grade, grade
 
 EXERCISES: dict[str, Exercise] = counting.EXERCISES | grpo.EXERCISES | weights.EXERCISES | noise.EXERCISES
 

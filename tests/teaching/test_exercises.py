@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.estimators import pass_at_k
-from psn_tutorial.exact import gaussian_mean, population_coverage
-from psn_tutorial.exercises import EXERCISES, check
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
 from psn_tutorial.rollout import token_logps
 from psn_tutorial.schedulers import KLTargetSigma, RealtimeSigma
 from psn_tutorial.signals import token_certainty
+from psn_tutorial.teaching.exact import gaussian_mean, population_coverage
+from psn_tutorial.teaching.exercises import EXERCISES, check
 
 names = pytest.mark.parametrize("name", EXERCISES)
 MISTAKES = [(name, mistake) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]

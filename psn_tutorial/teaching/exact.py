@@ -1,6 +1,6 @@
 """Exact expectations, gradients and distances on an enumerable policy: the oracle of tests and notebooks.
 
-Nothing here samples. A batch is the set of ALL trajectories (:mod:`psn_tutorial.models.tabular`), [B, T] log-probs of
+Nothing here samples. A batch is the set of ALL trajectories (:mod:`psn_tutorial.teaching.tabular`), [B, T] log-probs of
 it say everything about a policy, and an expectation is a sum of B terms in float64. pi is the target, mu the sampler.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.errors import check_count, check_range
-from psn_tutorial.models.tabular import TabularPolicy
+from psn_tutorial.teaching.tabular import TabularPolicy
 
 
 def probabilities(logps: Tensor) -> Tensor:

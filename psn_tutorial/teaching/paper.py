@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("what", "formula", "source", "function", "test", "notebook")
 
 
@@ -75,7 +75,7 @@ METHOD = _entries(
      "noise:perturbed", "test_noise.py::test_noise_changes_its_targets_and_nothing_else_and_goes_away_bitwise", "07"),
     ("One draw for a whole answer: what that is worth where it moves all choices alike",
      r"\mathbb E_\varepsilon\big[\prod_t p_t(\varepsilon)\big] \ge \prod_t \mathbb E_\varepsilon[p_t(\varepsilon)]",
-     "paper, abstract", "exact:gaussian_mean", "test_exact.py::test_gaussian_mean_is_the_integral", "03"),
+     "paper, abstract", "teaching.exact:gaussian_mean", "teaching/test_exact.py::test_gaussian_mean_is_the_integral", "03"),
     ("Which weights: the feed-forward ones in the paper", r"\varepsilon_i = 0 \text{ outside the targets}",
      "paper, injection sites", "noise:NoiseConfig", "test_noise.py::test_roles_are_those_of_the_modules", "03"),
     ("A draw is a function of seed, number and name", r"\varepsilon = g(\text{seed}, \text{draw}, \text{name})",
@@ -174,39 +174,39 @@ METHOD = _entries(
 # The ten statements of notebook 04, by their numbers; the first has two halves.
 IDENTITIES = _entries(
     ("Sequence weights give the true gradient", r"\mathbb E_\mu[w\, R\, \nabla \log \pi] = \nabla \mathbb E_\pi[R]",
-     "statement 1", "exact:value_gradient",
-     "test_identities.py::test_statement_1_sequence_weights_give_the_true_gradient", "04"),
+     "statement 1", "teaching.exact:value_gradient",
+     "teaching/test_identities.py::test_statement_1_sequence_weights_give_the_true_gradient", "04"),
     ("Token weights give that of following the sampler but for one step",
      r"\mathbb E_\mu[R \textstyle\sum_t w_t \nabla \log \pi_t] = \nabla \sum_t J_t", "statement 1",
-     "exact:surrogate_gradient",
-     "test_identities.py::test_statement_1_token_weights_give_the_gradient_of_one_step_deviations", "04"),
+     "teaching.exact:surrogate_gradient",
+     "teaching/test_identities.py::test_statement_1_token_weights_give_the_gradient_of_one_step_deviations", "04"),
     ("The bias of a cap", r"\mathbb E_\mu[\min(w, C) f] - \mathbb E_\pi[f] = -\mathbb E_\mu[(w - C)_+ f]",
      "statement 2", "importance:importance_weights",
-     "test_identities.py::test_statement_2_bias_and_second_moment_of_truncation", "04"),
+     "teaching/test_identities.py::test_statement_2_bias_and_second_moment_of_truncation", "04"),
     ("What truncation and masking are exact for", r"\min(\pi, C \mu) \text{ and } \pi\, \mathbf 1[w \le C]",
      "statement 3", "importance:importance_weights",
-     "test_identities.py::test_statement_3_truncating_and_masking_are_exact_for_other_targets", "04"),
+     "teaching/test_identities.py::test_statement_3_truncating_and_masking_are_exact_for_other_targets", "04"),
     ("The effective sample size is a chi-square", r"\mathrm{ESS} / n \to 1 / (1 + \chi^2(\pi, \mu))", "statement 4",
-     "exact:population_ess",
-     "test_identities.py::test_statement_4_ess_is_one_over_one_plus_chi_square_and_a_capped_one_has_a_floor", "04"),
+     "teaching.exact:population_ess",
+     "teaching/test_identities.py::test_statement_4_ess_is_one_over_one_plus_chi_square_and_a_capped_one_has_a_floor", "04"),
     ("A small KL leaves the cap little to do", r"P_\mu(w > C) \le \mathrm{KL}(\mu \parallel \pi) / (C - 1 - \ln C)",
-     "statement 5", "exact:kl", "test_identities.py::test_statement_5_the_kl_bounds_how_many_ratios_a_cap_can_touch",
+     "statement 5", "teaching.exact:kl", "teaching/test_identities.py::test_statement_5_the_kl_bounds_how_many_ratios_a_cap_can_touch",
      "04"),
     ("A baseline is free without a cap only", r"\mathbb E_\mu[w \nabla \log \pi] = 0", "statement 6",
-     "importance:importance_weights", "test_identities.py::test_statement_6_a_baseline_is_free_without_a_cap_only",
+     "importance:importance_weights", "teaching/test_identities.py::test_statement_6_a_baseline_is_free_without_a_cap_only",
      "04"),
     ("Sequence weights silence long noisy answers", r"\mathrm{median}(w) \approx e^{-\mathrm{KL} \cdot T}",
      "statement 7", "importance:importance_weights",
-     "test_identities.py::test_statement_7_the_median_ratio_falls_as_exp_of_minus_the_kl", "04"),
+     "teaching/test_identities.py::test_statement_7_the_median_ratio_falls_as_exp_of_minus_the_kl", "04"),
     ("k1 and k3 are unbiased numbers; as losses they pull elsewhere",
      r"\mathbb E_\mu[-\log w] = \mathbb E_\mu[w - 1 - \log w] = \mathrm{KL}(\mu \parallel \pi)", "statement 8",
-     "exact:kl", "test_identities.py::test_statement_8_the_three_estimators_as_numbers_and_as_losses", "04"),
+     "teaching.exact:kl", "teaching/test_identities.py::test_statement_8_the_three_estimators_as_numbers_and_as_losses", "04"),
     ("Mixture weights are unbiased and vary less", r"\pi / \tfrac1N \sum_j \mu_j \le N\, \pi / \mu_i", "statement 9",
-     "importance:mixture_logps", "test_identities.py::test_statement_9_mixture_weights_are_unbiased_and_vary_less",
+     "importance:mixture_logps", "teaching/test_identities.py::test_statement_9_mixture_weights_are_unbiased_and_vary_less",
      "04"),
     ("The denominator is what generated the tokens, its temperature included",
      r"\mu(o_t) = \mathrm{softmax}(\ell / T)_{o_t}", "statement 10", "importance:importance_weights",
-     "test_identities.py::test_statement_10_the_denominator_is_what_generated_the_tokens", "04"),
+     "teaching/test_identities.py::test_statement_10_the_denominator_is_what_generated_the_tokens", "04"),
 )  # fmt: skip
 
 DIVERGENCES = _entries(

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from psn_tutorial import exact
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.evaluation.estimators import pass_at_k
 from psn_tutorial.importance import importance_weights
-from psn_tutorial.models.tabular import TabularPolicy, random_policy, trajectories
+from psn_tutorial.teaching import exact
+from psn_tutorial.teaching.tabular import TabularPolicy, random_policy, trajectories
 
 EVERY = trajectories(3, 3, end=2)
 PI, MU = random_policy(EVERY, 0, parts=("shared", "last")), random_policy(EVERY, 1, parts=("shared", "last"))

@@ -1,0 +1,1 @@
+"""For the notebooks: exact oracles, the index of the paper, exercises."""
