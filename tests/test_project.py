@@ -241,8 +241,7 @@ def test_every_named_part_of_the_library_exists(folder, text):
 
 
 def test_the_named_commands_explain_themselves(capsys):
-    from psn_tutorial.cli import main
-    from psn_tutorial.commands import COMMANDS
+    from psn_tutorial.cli import COMMANDS, main
 
     named = set(re.findall(r"`psn-tutorial (\w+)", (ROOT / "README.md").read_text()))
     assert named == set(COMMANDS)

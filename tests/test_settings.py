@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psn_tutorial.cli.flags import add_flags, from_flags
 from psn_tutorial.errors import UserError, check_choice, check_count, check_positive, check_range
-from psn_tutorial.settings import add_flags, from_flags, from_mapping, to_mapping
+from psn_tutorial.settings import from_mapping, to_mapping
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,28 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from psn_tutorial import __version__
-from psn_tutorial.commands import COMMANDS
+from psn_tutorial.cli.flags import NAME, Parser
 from psn_tutorial.errors import UserError, suggest
-from psn_tutorial.flags import NAME, Parser
+from psn_tutorial.jobs.malloc import keep_freed_memory
 
+# command -> what it does; psn_tutorial.cli.<command> holds its run(words), imported when it is asked for
+COMMANDS = {
+    "pretrain": "make a base policy from its seed",
+    "preflight": "look closely at two steps before many",
+    "train": "train a policy with GRPO or PSN-GRPO",
+    "evaluate": "pass@k, coverage and exact success of a policy",
+    "compare": "train all arms of an experiment, compare, report",
+    "report": "write the page of a comparison again",
+    "doctor": "what this machine can run, and what to do next",
+}
 HELP = f"""Parameter-space noise for reinforcement learning with verifiable rewards (PSN-GRPO).
 
 commands:
-{"".join(f"  {name:<10}{text}{chr(10)}" for name, (text, _) in COMMANDS.items())}
+{"".join(f"  {name:<10}{text}{chr(10)}" for name, text in COMMANDS.items())}
 where to begin:
   {NAME} doctor                                       can this machine run it?
   {NAME} compare --preset demo --out runs/demo        GRPO against PSN-GRPO, in minutes
@@ -56,10 +67,8 @@ def _dispatch(words: list[str]) -> int:
     parser = Parser(NAME, HELP, words="COMMAND ")
     parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
     if words and words[0] in COMMANDS:
-        from psn_tutorial.jobs.malloc import keep_freed_memory
-
         keep_freed_memory()
-        return COMMANDS[words[0]][1](words[1:])
+        return import_module(f"psn_tutorial.cli.{words[0]}").run(words[1:])
     if words and not words[0].startswith("-"):
         allowed = ", ".join(COMMANDS)
         raise UserError(

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 import psn_tutorial
-from psn_tutorial.cli import main
-from psn_tutorial.commands import COMMANDS
+from psn_tutorial.cli import COMMANDS, main
 from psn_tutorial.config import RunConfig
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
@@ -84,7 +83,7 @@ def test_help_and_version_need_no_heavy_library():
         "import sys; from psn_tutorial.cli import main; main(['--help']); main(['--version']); "
         "main([]); main(['trian']); print('torch' in sys.modules or 'numpy' in sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert said.stdout.splitlines()[-1] == "False"
     assert f"psn-tutorial {psn_tutorial.__version__}" in said.stdout
     assert all(f"  {name}" in said.stdout for name in COMMANDS)

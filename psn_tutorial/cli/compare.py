@@ -1,0 +1,65 @@
+"""psn-tutorial compare: train all arms of an experiment, compare, report."""
+
+from pathlib import Path
+
+from psn_tutorial.cli.flags import NAME, Parser, only, whole_number
+from psn_tutorial.cli.output import command_line, resumable
+from psn_tutorial.cli.report import show_comparison
+from psn_tutorial.errors import UserError
+
+
+def run(words: list[str]) -> int:
+    """Train all arms of a preset and write the report."""
+    from psn_tutorial.experiments import presets
+
+    parser = Parser(
+        f"{NAME} compare",
+        "Train every arm of an experiment from the same base, evaluate, compare, and report.",
+        f"""presets:
+  quick   seconds: does everything work here?
+  demo    minutes: GRPO, hotter sampling and PSN-GRPO on both tasks
+  full    the same with more seeds
+  qlora   the three arms on a small language model in 4 bits (an hour; needs the extras qlora and math)
+
+examples:
+  the comparison of `make demo`
+      {NAME} compare --preset demo --out runs/demo
+  only the task where weight noise helps, two seeds
+      {NAME} compare --preset demo --experiment rules --seeds 0 1 --out runs/rules
+  your own arms: edit the file that a comparison leaves, and give it back
+      {NAME} compare --file my-comparison.json --out runs/mine
+
+Run it again and it goes on where it stopped; finished runs are kept.""",
+    )
+    parser.add_argument("--preset", metavar="NAME", help="quick, demo, full or qlora [default: demo]")
+    parser.add_argument("--file", metavar="FILE", help="experiments of your own, as comparison.json")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with this comparison, as it was set")
+    parser.add_argument("--out", metavar="FOLDER", help="where to [default: runs/<preset>]")
+    parser.add_argument("--experiment", metavar="NAME", nargs="+", help="only these [default: all]")
+    parser.add_argument("--arms", metavar="NAME", nargs="+", help="only these [default: all]")
+    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=whole_number, help="instead of the preset's")
+    parser.add_argument("--base", metavar="FOLDER", help="start from this policy; with one experiment")
+    args = parser.parse_args(words)
+    if args.resume:
+        only(args, "resume")
+        out, file = Path(args.resume), Path(args.resume) / "comparison.json"
+        if not file.is_file():
+            raise UserError(f"{out} holds no comparison: it has no comparison.json")
+    else:
+        file = Path(args.file) if args.file else None
+        out = Path(args.out or f"runs/{file.stem if file else args.preset or 'demo'}")
+    if file and args.preset:
+        raise UserError("--preset and --file cannot both say what to compare")
+    from psn_tutorial.runs.files import read_json
+
+    experiments = (
+        presets.experiments_from_json(read_json(file), str(file))
+        if file
+        else presets.preset(args.preset or "demo")
+    )
+    experiments = presets.narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
+    from psn_tutorial.experiments.run import run_comparison
+
+    with resumable(command_line("compare", "--resume", out)):
+        run_comparison(experiments, out, None, [NAME, "compare", *words])
+    return show_comparison(out)

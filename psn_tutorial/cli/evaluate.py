@@ -1,0 +1,80 @@
+"""psn-tutorial evaluate: pass@k, coverage and exact success of a policy."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.cli.flags import NAME, Parser, add_flags, from_flags
+from psn_tutorial.cli.output import print_summary
+from psn_tutorial.errors import UserError
+
+
+def run(words: list[str]) -> int:
+    """Sample answers from a policy and tell pass@k and coverage."""
+    from psn_tutorial.config import MeasureConfig
+
+    parser = Parser(
+        f"{NAME} evaluate",
+        "Evaluate a clean policy: pass@k, coverage of solutions, exact success where it exists.",
+        f"""examples:
+  the shipped base of Countdown
+      {NAME} evaluate --task countdown
+  the newest checkpoint of a run, on its own task, and compared with the base
+      {NAME} evaluate runs/psn --against runs/eval-base-countdown
+  100 samples of your own problems
+      {NAME} evaluate runs/psn --eval-file my-problems.jsonl --samples 100""",
+        "[POLICY] ",
+    )
+    parser.add_argument(
+        "policy", nargs="?", metavar="POLICY",
+        help="checkpoint folder or run folder [default: the shipped base of the task]",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FOLDER", help="record of the evaluation [default: runs/eval-...]")
+    parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
+    add_flags(parser, MeasureConfig)
+    args = parser.parse_args(words)
+    own = _own_measure(args.policy)
+    config = from_flags(MeasureConfig, args, own)
+    other = _read_evaluation(args.against) if args.against else None
+    from psn_tutorial.jobs.evaluating import evaluate_policy
+    from psn_tutorial.jobs.policies import base_of
+
+    policy = args.policy or base_of(config)
+    out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{config.task}")
+    command = [NAME, "evaluate", *words]
+    record = evaluate_policy(out, policy, config, command, sys.stderr.isatty())
+    print_summary(record.last, f"{policy} on {config.task}")
+    if other is not None:
+        _print_differences(record.last, other, f"minus {args.against}")
+    print(f"record: {out}")
+    return 0
+
+
+def _short_name(policy: str | None) -> str:
+    """runs/demo/rules/psn/seed-0 -> demo-rules-psn-seed-0."""
+    parts = [part for part in Path(policy or "base").parts if part not in ("/", "..", "runs")]
+    return "-".join(parts[-4:])
+
+
+def _own_measure(policy: str | None) -> Any:
+    """How a run evaluates itself: the starting point of --task and the like."""
+    if policy is None or not (Path(policy) / "provenance.json").is_file():
+        return None
+    from psn_tutorial.jobs.records import RunRecord
+
+    return RunRecord.read(policy).settings.measure()
+
+
+def _read_evaluation(folder: str) -> Any:
+    from psn_tutorial.jobs.records import RunRecord
+
+    record = RunRecord.read(folder)
+    if record.evaluations is None:
+        raise UserError(f"{folder} holds no evaluation")
+    return record.evaluations.last
+
+
+def _print_differences(results: Any, other: Any, title: str) -> None:
+    from psn_tutorial.reporting.tables import difference_table, print_table
+
+    print_table(difference_table(title, results, other))

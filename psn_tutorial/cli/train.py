@@ -1,0 +1,94 @@
+"""psn-tutorial train: train one policy and evaluate it."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.cli.flags import NAME, TRAIN_GROUPS, Parser, add_grouped_flags, from_flags, only
+from psn_tutorial.cli.output import command_line, print_summary, resumable
+from psn_tutorial.errors import UserError, suggest
+
+
+def run(words: list[str]) -> int:
+    """Train one policy and evaluate it."""
+    from psn_tutorial.config import RunConfig
+
+    parser = Parser(
+        f"{NAME} train",
+        "Train a policy with GRPO, or with PSN-GRPO where --sigma is above 0, into a run folder.",
+        f"""examples:
+  plain GRPO on Countdown, the shipped base, everything by default
+      {NAME} train --out runs/grpo
+  PSN-GRPO as in the demo, with half of its noise
+      {NAME} train --preset demo --task rules --arm psn --sigma 0.4 --out runs/psn
+  the released code's setting: one absolute draw on all weights per step, KL target
+      {NAME} train --sigma 0.004 --targets all --schedule kl_target --out runs/released
+  a 4-bit Qwen2.5-0.5B on GSM8K, which wants a GPU and the hub; ask `preflight` first
+      {NAME} train --task math --difficulty source=gsm8k --base qwen2.5-0.5b-instruct --four-bit --lora-rank 16 \\
+          --compute bfloat16 --sigma 0.004 --prompts 8 --group 8 --micro-batch 2 --recompute --out runs/gsm8k
+  go on after Ctrl-C, or after the machine went down
+      {NAME} train --resume runs/psn
+
+Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops at once.""",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="new run folder [default: by its settings]")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with this run, as it was set")
+    parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo, full or qlora ...")
+    parser.add_argument("--arm", metavar="NAME", help="... of this arm: grpo, hot or psn")
+    parser.add_argument(
+        "--tensorboard", action="store_true", default=None, help="also draw curves for TensorBoard in the run folder"
+    )
+    add_grouped_flags(parser, RunConfig, TRAIN_GROUPS)
+    args = parser.parse_args(words)
+
+    if args.resume:
+        only(args, "resume", "tensorboard")
+    else:
+        config = from_flags(RunConfig, args, _preset_settings(args))
+        folder = Path(args.out or _folder_name(config))
+    from psn_tutorial.jobs.board import Board, summary_writer
+    from psn_tutorial.jobs.interrupt import Stop
+    from psn_tutorial.jobs.progress import follow
+    from psn_tutorial.jobs.training import Job, export
+
+    if args.tensorboard:
+        summary_writer()
+    if args.resume:
+        folder = Path(args.resume)
+        job = Job.resume(folder)
+    else:
+        job = Job.start(folder, config, [NAME, "train", *words])
+    board = Board(job.run.path / "tensorboard", job.trainer.step_number) if args.tensorboard else None
+    with resumable(command_line("train", "--resume", folder)), Stop() as stop:
+        follow(job, stop, str(folder), sys.stderr.isatty(), lines=True, board=board)
+        policy = export(job)
+    if job.config.evaluate:
+        print_summary(job.record.last, f"{folder}, step {job.config.steps}")
+    print(f"run: {folder}    policy: {policy}")
+    return 0
+
+
+def _preset_settings(args: argparse.Namespace) -> Any:
+    """The arm of a preset that flags are laid over; None without --preset."""
+    if args.preset is None and args.arm is None:
+        return None
+    from psn_tutorial.experiments.presets import preset
+
+    experiments = preset(args.preset or "demo").values()
+    tasks = {experiment.task: experiment for experiment in experiments}
+    task = getattr(args, "task", None)
+    if task not in tasks:
+        raise UserError(f"--preset needs --task, one of {', '.join(tasks)}, got {task}")
+    arms = tasks[task].arms
+    arm = args.arm or "psn"
+    if arm not in arms:
+        raise UserError(f"arm must be one of {', '.join(arms)}, got {arm!r}{suggest(arm, arms)}")
+    return tasks[task].config(arm, seed=0)
+
+
+def _folder_name(config: Any) -> str:
+    kind = f"psn{config.sigma:g}" if config.sigma else "grpo"
+    if config.sampling_temperature not in (None, config.temperature):
+        kind += f"-hot{config.sampling_temperature:g}"
+    return f"runs/{config.task}-{kind}-seed{config.seed}"
