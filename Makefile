@@ -32,6 +32,7 @@ test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network
 
 lint: $(VENV)/.full     ## ruff, over the code and the notebooks
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 lab: $(VENV)/.full     ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -46,8 +46,9 @@ def four_bit_model(args: argparse.Namespace, words: tuple[str, ...]):
 
 def held_bytes(model: nn.Module, targets: str) -> int:
     """What the noise of the carrier that is on holds in memory: the tensors its forward passes close over."""
-    cells = [cell.cell_contents for layer in linear_layers(model, targets).values()
-             for cell in layer.forward.__closure__]  # fmt: skip
+    cells = [
+        cell.cell_contents for layer in linear_layers(model, targets).values() for cell in layer.forward.__closure__
+    ]
     return sum(x.numel() * x.element_size() for x in cells if isinstance(x, Tensor))
 
 
@@ -71,8 +72,9 @@ def main(words: list[str] | None = None) -> list[dict]:
 
     noisy = {
         f"{carrier}, {draws} draws": trainer(sigma=SIGMA, carrier=carrier, draws=draws)
-        for carrier in CARRIERS for draws in args.draws
-    }  # fmt: skip
+        for carrier in CARRIERS
+        for draws in args.draws
+    }
     noisy["lowrank, relative, 1 draws"] = trainer(sigma=RELATIVE, relative=True, carrier="lowrank")
     programs = {PLAIN: trainer().step, **{name: made.step for name, made in noisy.items()}}
     ratios = [(name, PLAIN, "<= 1.05" if re.fullmatch("lowrank.* 1 draws", name) else "") for name in noisy]
@@ -95,8 +97,10 @@ def main(words: list[str] | None = None) -> list[dict]:
         noise = (NoiseConfig(SIGMA, seed=seed, carrier=carrier) for seed in range(args.kl_draws))
         kl = seed_interval([sampler_kl(model, prompts, mask, *ends, one, draws=1) for one in noise])
         result["carriers"][f"{carrier}, KL"] = {"value": kl.value, "low": kl.low, "high": kl.high}
-        print(f"  {carrier}: KL at sigma {SIGMA:g}: {kl.value:.2e} [{kl.low:.2e}, {kl.high:.2e}]"
-              f" nats per token, {args.kl_draws} draws")  # fmt: skip
+        print(
+            f"  {carrier}: KL at sigma {SIGMA:g}: {kl.value:.2e} [{kl.low:.2e}, {kl.high:.2e}]"
+            f" nats per token, {args.kl_draws} draws"
+        )
     finish(args, [result])
     return [result]
 

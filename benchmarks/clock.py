@@ -30,10 +30,18 @@ def options(description: str, rounds: int = 9) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=rounds, help="times that each program runs (%(default)s)")
     parser.add_argument("--warmup", type=int, default=2, help="rounds before the clock starts (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
-    parser.add_argument("--malloc", choices=("kept", "default"), default="kept",
-                        help="kept: glibc keeps freed memory (jobs/malloc.py); default: as it comes")  # fmt: skip
-    parser.add_argument("--clock", choices=CLOCKS, default="wall",
-                        help="cpu: this process's processor time, for one thread on a busy machine")  # fmt: skip
+    parser.add_argument(
+        "--malloc",
+        choices=("kept", "default"),
+        default="kept",
+        help="kept: glibc keeps freed memory (jobs/malloc.py); default: as it comes",
+    )
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: this process's processor time, for one thread on a busy machine",
+    )
     parser.add_argument("--out", type=Path, help="also write the record to this JSON file")
     return parser
 

@@ -23,9 +23,17 @@ def samplers(shared: Countdown, sizes: Sizes, targets: str, spread: str, counts:
     def program(count: int):
         plan = spread_draws(sizes.prompts, sizes.group, count, spread)
         return lambda: sample(
-            shared.model, shared.prompts, shared.prompt_mask, sizes.group, sizes.new, -1, pad, generator,
-            noise=noise, draws=plan + count * next(calls),
-        )  # fmt: skip
+            shared.model,
+            shared.prompts,
+            shared.prompt_mask,
+            sizes.group,
+            sizes.new,
+            -1,
+            pad,
+            generator,
+            noise=noise,
+            draws=plan + count * next(calls),
+        )
 
     return {f"{count} draws": program(count) for count in counts}
 
@@ -35,9 +43,15 @@ def trainers(sizes: Sizes, targets: str, spread: str, counts: list[int]) -> dict
 
     def program(count: int):
         config = TrainConfig(
-            prompts=sizes.prompts, group=sizes.group, sigma=SIGMA[targets], targets=targets, relative=True,
-            draws=count, spread=spread, lr=1e-9,
-        )  # fmt: skip
+            prompts=sizes.prompts,
+            group=sizes.group,
+            sigma=SIGMA[targets],
+            targets=targets,
+            relative=True,
+            draws=count,
+            spread=spread,
+            lr=1e-9,
+        )
         shared = Countdown(sizes)
         return Trainer(config, shared.model, shared.tokenizer, shared.task, shared.problems).step
 

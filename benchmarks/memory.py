@@ -88,8 +88,9 @@ def points(title: str, settings: list[tuple[int, int, int]], goal: str) -> dict:
 def main(words: list[str] | None = None) -> list[dict]:
     parser = options(__doc__)
     parser.add_argument("--prompts", type=int, nargs="+", default=[16, 32, 64, 128], help="(%(default)s)")
-    parser.add_argument("--new", type=int, nargs="+", default=[18, 44, 96, 200],
-                        help="completion tokens; a prompt has 8 (%(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--new", type=int, nargs="+", default=[18, 44, 96, 200], help="completion tokens; a prompt has 8 (%(default)s)"
+    )
     parser.add_argument("--preset", help="also the peak of `psn-tutorial compare` with this preset, e.g. demo")
     parser.add_argument("--point", type=int, nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--whole", help=argparse.SUPPRESS)

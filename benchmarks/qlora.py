@@ -51,11 +51,17 @@ def random_model(shape: Shape, compute: str, device: str):
     torch.manual_seed(0)
     model = architecture(
         settings(
-            vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.ff,
-            num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-            head_dim=shape.head_dim, tie_word_embeddings=shape.tied, max_position_embeddings=32_768,
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.ff,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            tie_word_embeddings=shape.tied,
+            max_position_embeddings=32_768,
         )
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_policy(model.to(COMPUTE[compute]), tokenizer, Path(folder) / "base")
         return load_qlora(QLoRAConfig(str(Path(folder) / "base"), compute=compute), device)[0], tokenizer
@@ -69,9 +75,14 @@ def measured(name: str, args: argparse.Namespace) -> dict:
 
     def program(label: str, sigma: float):
         config = TrainConfig(
-            task="math", prompts=args.prompts, group=args.group, lr=1e-9, sigma=sigma, recompute=True,
+            task="math",
+            prompts=args.prompts,
+            group=args.group,
+            lr=1e-9,
+            sigma=sigma,
+            recompute=True,
             micro_batch=args.micro_batch,
-        )  # fmt: skip
+        )
         trainer = Trainer(config, model, tokenizer, task, range(args.prompts))
         return lambda: records[label].append(trainer.step())
 

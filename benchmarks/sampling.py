@@ -23,14 +23,20 @@ def main(words: list[str] | None = None) -> list[dict]:
     generator = stream(0, "benchmark")
     rows = torch.arange(sizes.prompts).repeat_interleave(sizes.group)
     settings = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=sizes.new, eos_token_id=None,
-        pad_token_id=pad, output_logits=True, return_dict_in_generate=True, disable_compile=True,
-    )  # fmt: skip
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=sizes.new,
+        eos_token_id=None,
+        pad_token_id=pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+        disable_compile=True,
+    )
 
     def ours():
-        rollouts = sample(
-            shared.model, shared.prompts, shared.prompt_mask, sizes.group, sizes.new, -1, pad, generator
-        )
+        rollouts = sample(shared.model, shared.prompts, shared.prompt_mask, sizes.group, sizes.new, -1, pad, generator)
         assert rollouts.mask.all() and rollouts.logps.shape == (sizes.rows, sizes.new)
 
     def theirs():

@@ -28,16 +28,26 @@ def trainer_of(sizes: Sizes, **schedule: str) -> Trainer:
     """A trainer with a policy of its own; every step learns next to nothing, and sigma hardly moves."""
     shared, still = Countdown(sizes), 1 + 1e-12
     config = TrainConfig(
-        prompts=sizes.prompts, group=sizes.group, lr=1e-9, sigma=0.2, relative=True,
-        kl_factor=still, realtime_factor=still, **schedule,
-    )  # fmt: skip
+        prompts=sizes.prompts,
+        group=sizes.group,
+        lr=1e-9,
+        sigma=0.2,
+        relative=True,
+        kl_factor=still,
+        realtime_factor=still,
+        **schedule,
+    )
     return Trainer(config, shared.model, shared.tokenizer, shared.task, shared.problems)
 
 
 def main(words: list[str] | None = None) -> list[dict]:
     parser = batch_options(options(__doc__, rounds=25))
-    parser.add_argument("--encoders", nargs="*", default=["bag-of-words", "countdown"],
-                        help="names as sentence_encoder takes them (%(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--encoders",
+        nargs="*",
+        default=["bag-of-words", "countdown"],
+        help="names as sentence_encoder takes them (%(default)s)",
+    )
     args = parser.parse_args(words)
     start(args)
     sizes = Sizes(args.prompts, args.group)

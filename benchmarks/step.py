@@ -80,17 +80,39 @@ def against_trl(sizes: Sizes, contrasted: bool, programs: dict, args) -> tuple[S
 
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, max_steps=args.warmup + args.rounds, per_device_train_batch_size=sizes.rows,
-            num_generations=sizes.group, max_completion_length=sizes.new, temperature=1.0, top_p=1.0, top_k=0,
-            num_iterations=1, beta=0.0, loss_type="grpo", learning_rate=1e-9, lr_scheduler_type="constant",
-            optim="adamw_torch_fused", max_grad_norm=1.0, weight_decay=0.0, activation_checkpointing=False,
-            bf16=False, use_cpu=True, report_to="none", logging_strategy="no", save_strategy="no",
-            disable_tqdm=True, dataloader_pin_memory=False,
-        )  # fmt: skip
+            output_dir=folder,
+            max_steps=args.warmup + args.rounds,
+            per_device_train_batch_size=sizes.rows,
+            num_generations=sizes.group,
+            max_completion_length=sizes.new,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            num_iterations=1,
+            beta=0.0,
+            loss_type="grpo",
+            learning_rate=1e-9,
+            lr_scheduler_type="constant",
+            optim="adamw_torch_fused",
+            max_grad_norm=1.0,
+            weight_decay=0.0,
+            activation_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            logging_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
         trainer = GRPOTrainer(
-            shared.model, reward, config, Dataset.from_dict({"prompt": list(problems)}),
-            processing_class=shared.tokenizer, callbacks=[Between()],
-        )  # fmt: skip
+            shared.model,
+            reward,
+            config,
+            Dataset.from_dict({"prompt": list(problems)}),
+            processing_class=shared.tokenizer,
+            callbacks=[Between()],
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return seconds, trainer.state.log_history[-1]

@@ -76,8 +76,15 @@ def main(words: list[str] | None = None) -> list[dict]:
         goal = "" if name == ALONE else "   goal >= 300"
         print(f"  answers per second, {name}: {rate['median']:.0f} ({rate['min']:.0f} - {rate['max']:.0f}){goal}")
     print(f"  {sum(verdicts[POOL])} right; {differ} verdicts differ")
-    results = [{**result, "answers": len(responses), "per_second": rates, "right": sum(verdicts[POOL]),
-                "verdicts_that_differ": differ}]  # fmt: skip
+    results = [
+        {
+            **result,
+            "answers": len(responses),
+            "per_second": rates,
+            "right": sum(verdicts[POOL]),
+            "verdicts_that_differ": differ,
+        }
+    ]
     finish(args, results)
     return results
 

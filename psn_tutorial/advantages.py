@@ -114,8 +114,7 @@ def _checked(rewards: Tensor) -> Tensor:
         rewards = rewards.float()
     if rewards.dim() != 2 or rewards.shape[1] < 2:
         raise UserError(
-            "rewards must have the shape [P, G] with at least 2 rollouts per prompt, "
-            f"got {list(rewards.shape)}"
+            f"rewards must have the shape [P, G] with at least 2 rollouts per prompt, got {list(rewards.shape)}"
         )
     if not rewards.isfinite().all():
         raise UserError(f"rewards must be finite, got {rewards[~rewards.isfinite()][0].item()}")

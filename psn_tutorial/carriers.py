@@ -149,10 +149,12 @@ def _dense(layer: nn.Module, config: NoiseConfig, draws: Sequence[int], name: st
     """Multiply by noisy copies [N, out, in] of the weight, rounded to its type as :func:`perturbed` rounds."""
     weight = dense_weight(layer)
     clean = weight.float()
-    noisy = torch.stack([
-        gaussian(config, draw, name, weight.shape).to(weight.device).mul_(scale).add_(clean).to(weight.dtype)
-        for draw in draws
-    ])  # fmt: skip
+    noisy = torch.stack(
+        [
+            gaussian(config, draw, name, weight.shape).to(weight.device).mul_(scale).add_(clean).to(weight.dtype)
+            for draw in draws
+        ]
+    )
     change = noisy.float() - clean
 
     def forward(x: Tensor) -> Tensor:

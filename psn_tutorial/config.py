@@ -18,6 +18,8 @@ SPREADS = ("pooled", "per_group")
 ADVANTAGES = ("std", "none", "pass_at_k")
 CORRECTIONS = (*LEVELS, "none")
 PROBES = ("reuse", "separate")
+
+
 @dataclass(frozen=True)
 class TrainConfig(ScheduleConfig):
     """One training run. sigma = 0 is plain GRPO; everything of :class:`ScheduleConfig` is here too."""
@@ -70,10 +72,16 @@ class TrainConfig(ScheduleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, allowed in (
-            ("task", TASKS), ("spread", SPREADS), ("correction", CORRECTIONS), ("correction_mode", MODES),
-            ("advantage", ADVANTAGES), ("aggregation", AGGREGATIONS), ("probes", PROBES), ("certainty", DIRECTIONS),
+            ("task", TASKS),
+            ("spread", SPREADS),
+            ("correction", CORRECTIONS),
+            ("correction_mode", MODES),
+            ("advantage", ADVANTAGES),
+            ("aggregation", AGGREGATIONS),
+            ("probes", PROBES),
+            ("certainty", DIRECTIONS),
             ("carrier", CARRIERS),
-        ):  # fmt: skip
+        ):
             check_choice(name, getattr(self, name), allowed)
         for name in ("steps", "prompts", "draws", "noise_rank", "updates", "micro_batch", "save_every"):
             check_range(name, getattr(self, name), low=1, whole=True)
@@ -127,9 +135,7 @@ class MeasureConfig:
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
-    eval_file: str | None = option(
-        None, "problems to evaluate on, a line of JSON each; none: the shipped ones"
-    )
+    eval_file: str | None = option(None, "problems to evaluate on, a line of JSON each; none: the shipped ones")
     eval_problems: int | None = option(None, "evaluate on the first so many of them; none: all")
     samples: int = option(256, "answers per problem; 0: exact probabilities only")
     temperature: float = option(1.0, "temperature of the policy")
@@ -158,12 +164,8 @@ class RunConfig(TrainConfig):
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
-    train_file: str | None = option(
-        None, "problems to train on, a line of JSON each; none: the shipped ones"
-    )
-    eval_file: str | None = option(
-        None, "problems to evaluate on, a line of JSON each; none: the shipped ones"
-    )
+    train_file: str | None = option(None, "problems to train on, a line of JSON each; none: the shipped ones")
+    eval_file: str | None = option(None, "problems to evaluate on, a line of JSON each; none: the shipped ones")
     eval_problems: int | None = option(None, "evaluate on the first so many of them; none: all")
     samples: int = option(256, "answers per problem in an evaluation; 0: exact probabilities only")
     evaluate: bool = option(True, "evaluate the clean policy at the end")
@@ -191,9 +193,16 @@ class RunConfig(TrainConfig):
     def measure(self) -> MeasureConfig:
         """How its evaluations are made. Each seed draws samples of its own, the same in all arms."""
         return MeasureConfig(
-            self.task, self.difficulty, self.eval_file, self.eval_problems, self.samples,
-            self.temperature, self.seed, self.batch, self.device,
-        )  # fmt: skip
+            self.task,
+            self.difficulty,
+            self.eval_file,
+            self.eval_problems,
+            self.samples,
+            self.temperature,
+            self.seed,
+            self.batch,
+            self.device,
+        )
 
     @property
     def evaluated_steps(self) -> list[int]:

@@ -65,9 +65,7 @@ def check_range(
 
 
 def _outside(value: float, sign: str, bound: float) -> bool:
-    return {
-        ">=": value < bound, ">": value <= bound, "<=": value > bound, "<": value >= bound
-    }[sign]
+    return {">=": value < bound, ">": value <= bound, "<=": value > bound, "<": value >= bound}[sign]
 
 
 def check_positive(name: str, value: Any) -> None:

@@ -75,9 +75,7 @@ def policy_loss(
     optional = {"weights": weights, "ref_logps": ref_logps, "entropy": entropy}
     tokens = token_mask(mask, logps=logps, old_logps=old_logps, **optional)
     if list(advantages.shape) != [len(logps)]:
-        raise UserError(
-            f"advantages must have the shape [B] = [{len(logps)}], got {list(advantages.shape)}"
-        )
+        raise UserError(f"advantages must have the shape [B] = [{len(logps)}], got {list(advantages.shape)}")
     check_choice("aggregation", aggregation, AGGREGATIONS)
     check_range("clip_low", clip_low, low=0, high=1)
     check_range("clip_high", clip_high, low=0)
@@ -124,9 +122,7 @@ def policy_loss(
     return loss, {"tokens": n, **means}
 
 
-def loss_normaliser(
-    mask: Tensor, aggregation: str = "grpo", max_tokens: int | None = None
-) -> float:
+def loss_normaliser(mask: Tensor, aggregation: str = "grpo", max_tokens: int | None = None) -> float:
     """What the loss of a whole batch is divided by.
 
     Args:

@@ -38,9 +38,7 @@ def token_mask(mask: Tensor, **fields: Tensor | None) -> Tensor:
             if len(shape) != 2:
                 raise UserError(f"{name} must have the shape [B, T], got {shape}")
         if list(value.shape) != shape:
-            raise UserError(
-                f"{name} has the shape {list(value.shape)}, which does not match {first} {shape}"
-            )
+            raise UserError(f"{name} has the shape {list(value.shape)}, which does not match {first} {shape}")
     if mask.dtype == torch.bool:
         return mask
     if not ((mask == 0) | (mask == 1)).all():
@@ -59,8 +57,5 @@ def first_unusable(mask: Tensor, **fields: Tensor) -> str:
         bad = (mask & ~value.isfinite()).nonzero()
         if len(bad):
             row, token = bad[0].tolist()
-            return (
-                f"{name} must be finite where mask is 1, "
-                f"got {value[row, token].item()} in row {row}, token {token}"
-            )
+            return f"{name} must be finite where mask is 1, got {value[row, token].item()} in row {row}, token {token}"
     return ""

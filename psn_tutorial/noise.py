@@ -90,8 +90,7 @@ def role(name: str) -> str:
     parts = name.split(".")
     if any("norm" in part for part in parts):
         return "norms"
-    for part, kind in (("mlp", "mlp"), ("self_attn", "attention"), ("embed_tokens", "embeddings"),
-                       ("lm_head", "head")):  # fmt: skip
+    for part, kind in (("mlp", "mlp"), ("self_attn", "attention"), ("embed_tokens", "embeddings"), ("lm_head", "head")):
         if part in parts:
             return kind
     return "other"
@@ -189,9 +188,13 @@ class _Tally:
     def receipt(self) -> NoiseReceipt:
         rms = lambda total: (total / self.entries) ** 0.5  # noqa: E731
         return NoiseReceipt(
-            tuple(self.names), self.entries, rms(self.wanted), rms(self.changed),
-            self.changed**0.5, self.unchanged / self.entries,
-        )  # fmt: skip
+            tuple(self.names),
+            self.entries,
+            rms(self.wanted),
+            rms(self.changed),
+            self.changed**0.5,
+            self.unchanged / self.entries,
+        )
 
 
 @contextmanager

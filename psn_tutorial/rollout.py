@@ -117,9 +117,14 @@ def sample(
     mask = (ended - (tokens == end_token).long()) == 0
     rows = torch.arange(count, device=device).repeat_interleave(group)
     return Rollouts(
-        prompts[rows], prompt_mask[rows], tokens.masked_fill(~mask, pad_token), mask,
-        logps.masked_fill(~mask, 0.0), draws.flatten().to(device), receipt,
-    )  # fmt: skip
+        prompts[rows],
+        prompt_mask[rows],
+        tokens.masked_fill(~mask, pad_token),
+        mask,
+        logps.masked_fill(~mask, 0.0),
+        draws.flatten().to(device),
+        receipt,
+    )
 
 
 def _blocks(draws: Tensor) -> tuple[Tensor, Tensor, int, list[int]]:
@@ -145,9 +150,14 @@ def _blocks(draws: Tensor) -> tuple[Tensor, Tensor, int, list[int]]:
 
 
 def _decode(
-    model: nn.Module, logits: Tensor, cache: Cache, max_tokens: int, end_token: int,
-    generator: torch.Generator, temperature: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    model: nn.Module,
+    logits: Tensor,
+    cache: Cache,
+    max_tokens: int,
+    end_token: int,
+    generator: torch.Generator,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
     """Draw tokens one by one until every row has ended: tokens and log-probs, both [B, T]."""
     rows, device = logits.shape[0], logits.device
     tokens = torch.full((rows, max_tokens), end_token, device=device)
@@ -201,9 +211,15 @@ class Reading:
 
 
 def read_completions(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none",
-    certainty: str | None = None, draws: int = 1, recompute: bool = False,
-) -> Reading:  # fmt: skip
+    model: nn.Module,
+    rollouts: Rollouts,
+    rows: Tensor,
+    temperature: float,
+    entropy: str = "none",
+    certainty: str | None = None,
+    draws: int = 1,
+    recompute: bool = False,
+) -> Reading:
     """Show ``model``, as it is now, the completions of some rows of a batch.
 
     Neighbouring rows with the same prompt share one reading of it, as they did when they were sampled. Of a large
@@ -243,9 +259,7 @@ def completion_logps(
     return reading.logps, reading.entropy
 
 
-def completion_logits(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, draws: int = 1
-) -> Tensor:  # fmt: skip
+def completion_logits(model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, draws: int = 1) -> Tensor:
     """Logits / temperature [N * b, T, V] of the distributions that the tokens of some rows come from, all at once."""
     first, later = _completion_states(model, rollouts, rows, draws)
     return torch.cat([first, decoder_of(model).lm_head(later)], 1).float() / temperature

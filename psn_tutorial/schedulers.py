@@ -39,8 +39,7 @@ class Scheduler:
         """
         if set(state) != set(self.state):
             raise UserError(
-                f"the state of {type(self).__name__} must have the fields {sorted(self.state)}, "
-                f"got {sorted(state)}"
+                f"the state of {type(self).__name__} must have the fields {sorted(self.state)}, got {sorted(state)}"
             )
         before = self.state_dict()
         vars(self).update(state)
@@ -283,15 +282,11 @@ def _check_seen(name: str, seen: Any) -> None:
 class ScheduleConfig:
     """A schedule as settings: flat, so that every field is a flag. Made real by make_scheduler."""
 
-    schedule: str = field(
-        default="constant", metadata={"help": "how sigma moves", "choices": SCHEDULES}
-    )
+    schedule: str = field(default="constant", metadata={"help": "how sigma moves", "choices": SCHEDULES})
     sigma: float = field(default=0.001, metadata={"help": "noise of the first step"})
     sigma_end: float = field(default=0.0, metadata={"help": "annealed: noise of the last step"})
     sigma_steps: int = field(default=100, metadata={"help": "annealed: steps to get there"})
-    sigma_shape: str = field(
-        default="linear", metadata={"help": "annealed: along which curve", "choices": SHAPES}
-    )
+    sigma_shape: str = field(default="linear", metadata={"help": "annealed: along which curve", "choices": SHAPES})
     kl_target: float = field(default=0.003, metadata={"help": "kl_target: nats per token"})
     kl_tolerance: float = field(default=1.1, metadata={"help": "kl_target: dead band, a ratio"})
     kl_factor: float = field(default=1.01, metadata={"help": "kl_target: change per step"})
@@ -318,15 +313,22 @@ def make_scheduler(config: ScheduleConfig) -> Scheduler:
     if config.schedule == "constant":
         return ConstantSigma(config.sigma)
     if config.schedule == "annealed":
-        return AnnealedSigma(
-            config.sigma, config.sigma_end, config.sigma_steps, config.sigma_shape
-        )
+        return AnnealedSigma(config.sigma, config.sigma_end, config.sigma_steps, config.sigma_shape)
     if config.schedule == "realtime":
         return RealtimeSigma(
-            config.sigma, config.realtime_target, config.realtime_mix, config.realtime_factor,
-            config.similarity_scale, config.sigma_low, config.sigma_high,
-        )  # fmt: skip
+            config.sigma,
+            config.realtime_target,
+            config.realtime_mix,
+            config.realtime_factor,
+            config.similarity_scale,
+            config.sigma_low,
+            config.sigma_high,
+        )
     return KLTargetSigma(
-        config.sigma, config.kl_target, config.kl_tolerance, config.kl_factor,
-        config.sigma_low, config.sigma_high,
-    )  # fmt: skip
+        config.sigma,
+        config.kl_target,
+        config.kl_tolerance,
+        config.kl_factor,
+        config.sigma_low,
+        config.sigma_high,
+    )

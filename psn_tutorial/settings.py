@@ -24,14 +24,10 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number"
 
 def option(default: Any, text: str, choices: tuple[Any, ...] | None = None) -> Any:
     """A settings field with its line of ``--help``, and its choices if it has any."""
-    return dataclasses.field(
-        default=default, metadata={"help": text} | ({"choices": choices} if choices else {})
-    )
+    return dataclasses.field(default=default, metadata={"help": text} | ({"choices": choices} if choices else {}))
 
 
-def from_mapping(
-    cls: type[Settings], mapping: Any, where: str, base: Settings | None = None
-) -> Settings:
+def from_mapping(cls: type[Settings], mapping: Any, where: str, base: Settings | None = None) -> Settings:
     """Build the settings ``cls`` from a JSON object; absent fields come from ``base``, if given,
     and else from the defaults of ``cls``. The same holds inside nested settings.
 
@@ -39,9 +35,7 @@ def from_mapping(
     unknown, missing or wrongly typed field and for whatever ``cls`` itself refuses.
     """
     if not isinstance(mapping, Mapping):
-        raise UserError(
-            f"{where}: expected an object with the fields of {cls.__name__}, got {shown(mapping)}"
-        )
+        raise UserError(f"{where}: expected an object with the fields of {cls.__name__}, got {shown(mapping)}")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name in mapping:
         if name not in fields:
@@ -65,11 +59,7 @@ def from_mapping(
 
 def to_mapping(settings: Any) -> dict[str, Any]:
     """Return the JSON object that ``from_mapping`` turns back into equal settings."""
-    return {
-        field.name: _plain(getattr(settings, field.name))
-        for field in dataclasses.fields(settings)
-        if field.init
-    }
+    return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings) if field.init}
 
 
 def _prefixed(where: str, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,5 +130,3 @@ def _default(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
-
-

@@ -73,9 +73,14 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, model: nn.Module, tokenizer: PreTrainedTokenizerFast,
-        task: Task, problems: Sequence[Any], run: Run | None = None,
-    ):  # fmt: skip
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerFast,
+        task: Task,
+        problems: Sequence[Any],
+        run: Run | None = None,
+    ):
         if not problems:
             raise UserError("problems must hold at least one problem, got none")
         self.config, self.model, self.tokenizer = config, model, tokenizer
@@ -165,12 +170,18 @@ class Trainer:
         else:
             draws = spread_draws(config.prompts, config.group, config.draws, config.spread)
         return sample(
-            self.model, prompts, mask, probes or config.group, self.max_tokens,
-            self.tokenizer.eos_token_id, self.tokenizer.pad_token_id,
+            self.model,
+            prompts,
+            mask,
+            probes or config.group,
+            self.max_tokens,
+            self.tokenizer.eos_token_id,
+            self.tokenizer.pad_token_id,
             stream(config.seed, "probes" if probes else "sampling", self.step_number),
             config.sampling_temperature or config.temperature,
-            config.noise(self.scheduler.sigma), draws + self.step_number * config.draws,
-        )  # fmt: skip
+            config.noise(self.scheduler.sigma),
+            draws + self.step_number * config.draws,
+        )
 
     def judge(self, rollouts: Rollouts, problems: Sequence[Any]) -> Batch:
         """Verify every completion and compare it with its group."""
@@ -242,10 +253,21 @@ class Trainer:
                     old.logps[part], sampler[part], mask, config.cap, config.correction, config.correction_mode
                 ).weights
             loss, parts = policy_loss(
-                now.logps, old.logps[part], batch.advantages[part], mask, weights, config.clip_low, config.clip_high,
-                config.aggregation, self.max_tokens, self.reference_logps(rollouts, part), config.kl_coef,
-                now.entropy, config.entropy_coef, normaliser,
-            )  # fmt: skip
+                now.logps,
+                old.logps[part],
+                batch.advantages[part],
+                mask,
+                weights,
+                config.clip_low,
+                config.clip_high,
+                config.aggregation,
+                self.max_tokens,
+                self.reference_logps(rollouts, part),
+                config.kl_coef,
+                now.entropy,
+                config.entropy_coef,
+                normaliser,
+            )
             loss.backward()
             count = parts.pop("tokens")
             for name, value in parts.items():

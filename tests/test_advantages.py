@@ -36,9 +36,7 @@ def test_centred_by_hand():
 
 
 def test_the_default_is_verls_unbiased_deviation_plus_one_millionth():
-    torch.testing.assert_close(
-        group_advantages(row([1, 0])), row([0.5, -0.5]) / (sqrt(0.5) + 1e-6), rtol=1e-14, atol=0
-    )
+    torch.testing.assert_close(group_advantages(row([1, 0])), row([0.5, -0.5]) / (sqrt(0.5) + 1e-6), rtol=1e-14, atol=0)
 
 
 def test_groups_do_not_mix():
@@ -98,10 +96,7 @@ def by_subsets(rewards, k):
     if scores.std() == 0:
         return [0.0] * len(rewards)
     normal = (scores - scores.mean()) / scores.std()
-    return [
-        float(np.mean([normal[j] for j, subset in enumerate(subsets) if i in subset]))
-        for i in range(len(rewards))
-    ]
+    return [float(np.mean([normal[j] for j, subset in enumerate(subsets) if i in subset])) for i in range(len(rewards))]
 
 
 @pytest.mark.parametrize("size", range(2, 8))
@@ -170,9 +165,7 @@ def test_whole_numbers_booleans_arrays_and_lists_are_rewards(function):
     assert function(tensor(rewards, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize(
-    "function", [group_advantages, lambda r: pass_at_k_advantages(r, 1), zero_contrast]
-)
+@pytest.mark.parametrize("function", [group_advantages, lambda r: pass_at_k_advantages(r, 1), zero_contrast])
 @pytest.mark.parametrize(
     "rewards, sentence",
     [

@@ -26,18 +26,31 @@ def load(name):
 
 def test_every_script_is_tested_here():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
-        "carriers", "clock", "draws", "floor", "memory", "noise", "qlora", "sampling", "scheduler", "step", "verifier",
-    }  # fmt: skip
+        "carriers",
+        "clock",
+        "draws",
+        "floor",
+        "memory",
+        "noise",
+        "qlora",
+        "sampling",
+        "scheduler",
+        "step",
+        "verifier",
+    }
 
 
-@pytest.mark.parametrize(("name", "words", "count"), [
-    ("floor", [], 1),
-    ("sampling", [], 1),
-    ("step", ["--no-trl"], 2),
-    ("draws", ["--draws", "1", "2", "8", "--targets", "mlp", "head"], 8),
-    ("noise", [], 1),
-    ("scheduler", [], 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "words", "count"),
+    [
+        ("floor", [], 1),
+        ("sampling", [], 1),
+        ("step", ["--no-trl"], 2),
+        ("draws", ["--draws", "1", "2", "8", "--targets", "mlp", "head"], 8),
+        ("noise", [], 1),
+        ("scheduler", [], 2),
+    ],
+)
 def test_a_benchmark_prints_and_records_its_ratios(name, words, count, tmp_path, capsys):
     out = tmp_path / "new" / "record.json"
     results = load(name).main([*TINY, *words, "--out", str(out)])
@@ -93,9 +106,12 @@ def test_the_carriers_of_a_4_bit_model(tmp_path):
     (result,) = load("carriers").main([*TINY, *sizes, "--out", str(tmp_path / "record.json")])
     assert json.loads((tmp_path / "record.json").read_text())["results"] == [result]
     assert [(r["above"], r["goal"]) for r in result["ratios"]] == [
-        ("lowrank, 1 draws", "<= 1.05"), ("lowrank, 4 draws", ""), ("dense, 1 draws", ""), ("dense, 4 draws", ""),
+        ("lowrank, 1 draws", "<= 1.05"),
+        ("lowrank, 4 draws", ""),
+        ("dense, 1 draws", ""),
+        ("dense, 4 draws", ""),
         ("lowrank, relative, 1 draws", "<= 1.05"),
-    ]  # fmt: skip
+    ]
     weights, factors = 2 * 3 * 64 * 128, 2 * 3 * 16 * (64 + 128)  # gate, up and down of two layers; bfloat16
     for draws in (1, 4):
         assert result["carriers"][f"dense, {draws} draws"]["bytes"] == 2 * draws * weights

@@ -68,8 +68,10 @@ def test_the_dense_carrier_is_the_noise_of_the_bare_model(checkpoint):
     config = QLoRAConfig(str(checkpoint()), compute="float32")
     four, _ = load_qlora(config)
     bare = dequantised(load_base(config)[0])
-    for noise in (NoiseConfig(0.05, "mlp", seed=3, carrier="dense"), NoiseConfig(0.3, "attention", relative=True,
-                                                                                 carrier="dense")):  # fmt: skip
+    for noise in (
+        NoiseConfig(0.05, "mlp", seed=3, carrier="dense"),
+        NoiseConfig(0.3, "attention", relative=True, carrier="dense"),
+    ):
         with perturbed(bare, noise, draw=5) as expected:
             there = logits(bare)
         with carried(four, noise, [5]) as receipt:

@@ -43,9 +43,18 @@ def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch
     evaluate = jobs.evaluate
     monkeypatch.setattr(jobs, "evaluate", watched)
     config = RunConfig(
-        task="chain", prompts=2, group=4, steps=2, lr=0.1, sigma=0.5, relative=True, draws=4,
-        entropy_coef=1.0, samples=4, eval_every=1,
-    )  # fmt: skip
+        task="chain",
+        prompts=2,
+        group=4,
+        steps=2,
+        lr=0.1,
+        sigma=0.5,
+        relative=True,
+        draws=4,
+        entropy_coef=1.0,
+        samples=4,
+        eval_every=1,
+    )
     job = Job.start(tmp_path / "run", config)
     for step, _ in enumerate(job.train(Stop())):
         assert len(seen) == step

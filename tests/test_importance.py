@@ -97,9 +97,7 @@ def expected_gradient(pi, mu, every, rewards, **options):
     now = pi.logps()
     w = importance_weights(now.detach(), logps(mu), every.mask, **options).weights
     scale = len(every) * probabilities(mu) * rewards
-    loss, _ = policy_loss(
-        now, now.detach(), scale, every.mask, w, aggregation="dr_grpo", max_tokens=1
-    )
+    loss, _ = policy_loss(now, now.detach(), scale, every.mask, w, aggregation="dr_grpo", max_tokens=1)
     return torch.autograd.grad(-loss, pi.weight)[0]
 
 
@@ -184,9 +182,7 @@ def test_token_cap_by_hand(mode, above):
 def test_sequence_cap_by_hand(mode, above):
     ratios = tensor([[0.5, 4.0, 2.0], [2.0, 0.5, 9.0]], dtype=torch.float64)
     mask = tensor([[1.0, 1, 1], [1, 1, 0]])
-    result = importance_weights(
-        ratios.log(), torch.zeros(2, 3), mask, cap=3.0, mode=mode, level="sequence"
-    )
+    result = importance_weights(ratios.log(), torch.zeros(2, 3), mask, cap=3.0, mode=mode, level="sequence")
     expected = tensor([[above, above, above], [1.0, 1.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(result.weights, expected)
     assert result.clipped_fraction == 0.5  # of sequences
@@ -352,7 +348,9 @@ def test_rows_without_tokens_count_for_nothing():
     none = torch.zeros(2, 3)
     for level in ("token", "sequence"):
         with_rows = importance_weights(
-            torch.cat([target, none]), torch.cat([sampler, none]), torch.cat([mask, none.bool()]),
+            torch.cat([target, none]),
+            torch.cat([sampler, none]),
+            torch.cat([mask, none.bool()]),
             level=level,
         )
         without = importance_weights(target, sampler, mask, level=level)
@@ -369,9 +367,9 @@ def test_no_gradient_reaches_the_weights():
 
 # --- properties ---------------------------------------------------------------------------------
 
-RATIOS = st.lists(
-    st.lists(st.floats(-8, 8), min_size=3, max_size=3), min_size=1, max_size=6
-).map(lambda rows: tensor(rows, dtype=torch.float64))
+RATIOS = st.lists(st.lists(st.floats(-8, 8), min_size=3, max_size=3), min_size=1, max_size=6).map(
+    lambda rows: tensor(rows, dtype=torch.float64)
+)
 
 
 @settings(max_examples=60, deadline=None)

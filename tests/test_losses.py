@@ -24,9 +24,7 @@ def f64(values):
 def one_token(ratio, advantage, **options):
     """Loss, d loss / d log pi, and statistics of a single token with the given ratio."""
     logps = f64([[math.log(ratio) - 1.0]]).requires_grad_()
-    loss, statistics = policy_loss(
-        logps, f64([[-1.0]]), f64([advantage]), torch.ones(1, 1), **options
-    )
+    loss, statistics = policy_loss(logps, f64([[-1.0]]), f64([advantage]), torch.ones(1, 1), **options)
     loss.backward()
     return loss.item(), logps.grad.item(), statistics
 
@@ -116,9 +114,7 @@ def test_statistics_are_token_means_and_ignore_padding():
     old = LOGPS - f64([[0.0, 0.5, -0.5], [0.1, 9, 9], [0.0, 0.3, 9]])
     ratios = [1, math.exp(0.5), math.exp(-0.5), math.exp(0.1), 1, math.exp(0.3)]
     entropy = f64([[1, 2, 3], [4, 50, 60], [7, 8, 90]])
-    _, statistics = policy_loss(
-        LOGPS, old, f64([1.0, 1.0, -1.0]), MASK, ref_logps=old, entropy=entropy
-    )
+    _, statistics = policy_loss(LOGPS, old, f64([1.0, 1.0, -1.0]), MASK, ref_logps=old, entropy=entropy)
     assert statistics["ratio_mean"] == pytest.approx(sum(ratios) / 6)
     # exp(.5) rose although good; exp(-.5) fell although good, exp(.3) rose although bad: free.
     assert statistics["clip_fraction"] == pytest.approx(1 / 6)
@@ -174,9 +170,7 @@ def test_micro_batches_add_up(aggregation, batch):
         tokens += part_statistics["tokens"]
         ratio_sum += part_statistics["tokens"] * part_statistics["ratio_mean"]
     torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-        torch.autograd.grad(sum(parts), logps)[0], gradient, rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(torch.autograd.grad(sum(parts), logps)[0], gradient, rtol=1e-12, atol=1e-12)
     assert tokens == statistics["tokens"] == sum(lengths)
     assert ratio_sum / tokens == pytest.approx(statistics["ratio_mean"])
 
@@ -207,8 +201,13 @@ def test_one_on_policy_update_follows_the_exact_policy_gradient(end):
 
     def gradient(aggregation, max_tokens=None, normaliser=None):
         loss, _ = policy_loss(
-            now, now.detach(), advantages, every.mask,
-            aggregation=aggregation, max_tokens=max_tokens, normaliser=normaliser,
+            now,
+            now.detach(),
+            advantages,
+            every.mask,
+            aggregation=aggregation,
+            max_tokens=max_tokens,
+            normaliser=normaliser,
         )
         return torch.autograd.grad(-loss, policy.weight, retain_graph=True)[0]
 
@@ -222,9 +221,7 @@ def test_one_on_policy_update_follows_the_exact_policy_gradient(end):
         assert cosine < 0.999  # the length bias that Dr. GRPO removes
 
     shifted = torch.nn.functional.pad(every.mask[:, 1:], (0, 1))  # forgets the last token of each
-    loss, _ = policy_loss(
-        now, now.detach(), advantages, shifted, aggregation="dr_grpo", max_tokens=1
-    )
+    loss, _ = policy_loss(now, now.detach(), advantages, shifted, aggregation="dr_grpo", max_tokens=1)
     wrong = torch.autograd.grad(-loss, policy.weight)[0]
     assert (wrong - true).norm() > 0.05 * true.norm()
 
@@ -253,9 +250,7 @@ def test_gradient_reaches_only_the_current_policy_and_its_entropy():
         for name in ("logps", "old_logps", "weights", "ref_logps", "entropy")
     }
     advantages = torch.ones(2, requires_grad=True)
-    loss, _ = policy_loss(
-        advantages=advantages, mask=torch.ones(2, 3), kl_coef=1.0, entropy_coef=1.0, **fields
-    )
+    loss, _ = policy_loss(advantages=advantages, mask=torch.ones(2, 3), kl_coef=1.0, entropy_coef=1.0, **fields)
     loss.backward()
     assert fields["logps"].grad is not None and fields["entropy"].grad is not None
     for name in ("old_logps", "weights", "ref_logps"):
@@ -328,15 +323,17 @@ def test_padding_never_leaks_into_value_or_gradient(aggregation, junk):
     def run(fill):
         generator = torch.Generator().manual_seed(3)
         names = ("logps", "old_logps", "weights", "ref_logps", "entropy")
-        fields = {
-            name: torch.rand(3, 3, generator=generator).neg().masked_fill(MASK == 0, fill)
-            for name in names
-        }
+        fields = {name: torch.rand(3, 3, generator=generator).neg().masked_fill(MASK == 0, fill) for name in names}
         fields["logps"].requires_grad_()
         fields["entropy"].requires_grad_()
         loss, statistics = policy_loss(
-            advantages=tensor([1.0, -2.0, 3.0]), mask=MASK, aggregation=aggregation, max_tokens=5,
-            kl_coef=0.5, entropy_coef=0.5, **fields,
+            advantages=tensor([1.0, -2.0, 3.0]),
+            mask=MASK,
+            aggregation=aggregation,
+            max_tokens=5,
+            kl_coef=0.5,
+            entropy_coef=0.5,
+            **fields,
         )
         loss.backward()
         return loss, statistics, fields["logps"].grad, fields["entropy"].grad
@@ -354,8 +351,12 @@ def test_extreme_ratios_stay_finite():
         for advantage in (-1.0, 1.0):
             logps = tensor([[jump - 200.0]]).requires_grad_()
             loss, statistics = policy_loss(
-                logps, tensor([[-200.0]]), tensor([advantage]), torch.ones(1, 1),
-                ref_logps=tensor([[-200.0]]), kl_coef=1.0,
+                logps,
+                tensor([[-200.0]]),
+                tensor([advantage]),
+                torch.ones(1, 1),
+                ref_logps=tensor([[-200.0]]),
+                kl_coef=1.0,
             )
             loss.backward()
             assert loss.isfinite() and logps.grad.isfinite().all()
@@ -378,8 +379,14 @@ def test_a_row_without_tokens_adds_nothing():
     for aggregation in AGGREGATIONS:
         weights = torch.cat([WEIGHTS, WEIGHTS[:1]])
         loss, _ = policy_loss(
-            more, more, torch.cat([ADVANTAGES, f64([99.0])]), mask, weights,
-            aggregation=aggregation, max_tokens=10, normaliser=2.0,
+            more,
+            more,
+            torch.cat([ADVANTAGES, f64([99.0])]),
+            mask,
+            weights,
+            aggregation=aggregation,
+            max_tokens=10,
+            normaliser=2.0,
         )
         expected, _ = aggregated(aggregation, max_tokens=10, normaliser=2.0)
         torch.testing.assert_close(loss, expected)

@@ -14,8 +14,7 @@ def copies(model):
 
 
 def bitwise_equal(model, before):
-    return all(torch.equal(p.view(torch.uint8), before[name].view(torch.uint8))
-               for name, p in model.named_parameters())  # fmt: skip
+    return all(torch.equal(p.view(torch.uint8), before[name].view(torch.uint8)) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("targets", [*TARGETS, r"layers\.1\..*down_proj"])

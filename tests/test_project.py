@@ -77,13 +77,35 @@ def citation() -> dict:
 PERSON = {"family-names", "given-names", "orcid", "affiliation", "email", "website", "alias"}
 ENTITY = {"name", "website", "email", "orcid", "alias"}
 TOP = {
-    "cff-version", "message", "title", "authors", "version", "type", "license", "abstract",
-    "keywords", "references", "date-released", "repository-code", "url", "doi", "identifiers",
+    "cff-version",
+    "message",
+    "title",
+    "authors",
+    "version",
+    "type",
+    "license",
+    "abstract",
+    "keywords",
+    "references",
+    "date-released",
+    "repository-code",
+    "url",
+    "doi",
+    "identifiers",
     "preferred-citation",
-}  # fmt: skip
+}
 REFERENCE = {
-    "type", "title", "authors", "year", "month", "url", "doi", "identifiers", "journal", "notes",
-}  # fmt: skip
+    "type",
+    "title",
+    "authors",
+    "year",
+    "month",
+    "url",
+    "doi",
+    "identifiers",
+    "journal",
+    "notes",
+}
 REFERENCE_TYPES = {"article", "book", "conference-paper", "generic", "report", "software", "thesis"}
 
 
@@ -260,13 +282,19 @@ def test_the_layout_table_names_every_folder_of_the_top_level():
 # What must not be in the project
 
 
-MACHINE_PATHS = re.compile(
-    r"(?<![\w.~-])/(?:work|home|root|Users|opt|mnt|srv|media|private)/[\w.-]+"
-)
+MACHINE_PATHS = re.compile(r"(?<![\w.~-])/(?:work|home|root|Users|opt|mnt|srv|media|private)/[\w.-]+")
 WELL_KNOWN_HOSTS = {
-    "arxiv.org", "doi.org", "example.org", "github.com", "huggingface.co", "keepachangelog.com",
-    "localhost", "semver.org", "www.apache.org", "www.w3.org",
-}  # fmt: skip
+    "arxiv.org",
+    "doi.org",
+    "example.org",
+    "github.com",
+    "huggingface.co",
+    "keepachangelog.com",
+    "localhost",
+    "semver.org",
+    "www.apache.org",
+    "www.w3.org",
+}
 MADE_UP_PATHS = {"tests/test_runs.py"}  # it tests that such paths are taken out of records
 
 
@@ -285,8 +313,15 @@ def test_no_machine_path_and_no_foreign_host(path):
 
 
 def test_only_the_readers_pip_chooses_where_packages_come_from():
-    for name in ("Makefile", ".ci/run", "requirements.lock", "requirements-bench.lock",
-                 "pyproject.toml", "environment.yml", ".pre-commit-config.yaml"):  # fmt: skip
+    for name in (
+        "Makefile",
+        ".ci/run",
+        "requirements.lock",
+        "requirements-bench.lock",
+        "pyproject.toml",
+        "environment.yml",
+        ".pre-commit-config.yaml",
+    ):
         text = (ROOT / name).read_text()
         assert not re.search(r"://|index-url|find-links|trusted-host", text), name
 

@@ -233,12 +233,15 @@ def test_only_a_raw_similarity_has_a_set_point(start):
     assert start / 2 < ends["running"] < start * 2  # it makes its range where it stands
 
 
-@pytest.mark.parametrize("signals, sentence", [
-    ({"similarity": 0.9}, "signals must have the field 'self_certainty', got ['similarity']"),
-    ({"self_certainty": 0.9}, "signals must have the field 'similarity', got ['self_certainty']"),
-    ({"similarity": None, "self_certainty": 1.0}, "similarity must be a finite number"),
-    ({"similarity": 0.9, "self_certainty": math.inf}, "self_certainty must be a finite number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "signals, sentence",
+    [
+        ({"similarity": 0.9}, "signals must have the field 'self_certainty', got ['similarity']"),
+        ({"self_certainty": 0.9}, "signals must have the field 'similarity', got ['self_certainty']"),
+        ({"similarity": None, "self_certainty": 1.0}, "similarity must be a finite number"),
+        ({"similarity": 0.9, "self_certainty": math.inf}, "self_certainty must be a finite number"),
+    ],
+)
 def test_realtime_refuses_broken_signals_and_keeps_its_ranges(signals, sentence):
     scheduler = RealtimeSigma(0.1)
     scheduler.update(both(0.9, 3.0))
@@ -321,10 +324,20 @@ def test_a_foreign_state_is_refused_and_changes_nothing(scheduler, state, senten
 
 def test_make_scheduler_hands_every_setting_on():
     config = ScheduleConfig(
-        sigma=0.2, sigma_end=0.05, sigma_steps=7, sigma_shape="cosine",
-        kl_target=0.02, kl_tolerance=1.5, kl_factor=1.2, sigma_low=1e-3, sigma_high=0.9,
-        realtime_target=0.3, realtime_mix=0.7, realtime_factor=1.4, similarity_scale="none",
-    )  # fmt: skip
+        sigma=0.2,
+        sigma_end=0.05,
+        sigma_steps=7,
+        sigma_shape="cosine",
+        kl_target=0.02,
+        kl_tolerance=1.5,
+        kl_factor=1.2,
+        sigma_low=1e-3,
+        sigma_high=0.9,
+        realtime_target=0.3,
+        realtime_mix=0.7,
+        realtime_factor=1.4,
+        similarity_scale="none",
+    )
     assert make_scheduler(config) == ConstantSigma(0.2)
     annealed = make_scheduler(replace(config, schedule="annealed"))
     assert annealed == AnnealedSigma(0.2, 0.05, 7, "cosine")

@@ -84,18 +84,15 @@ def test_defaults_and_nested_values():
         ({"steps": 1, "names": ["a", 2]}, "config.json: names[1] must be a text, got 2"),
         (
             {"steps": 1, "loss": "gpro"},
-            "config.json: loss must be one of 'grpo', 'dapo', 'dr_grpo', got 'gpro' "
-            "(did you mean 'grpo'?)",
+            "config.json: loss must be one of 'grpo', 'dapo', 'dr_grpo', got 'gpro' (did you mean 'grpo'?)",
         ),
         (
             {"steps": 1, "level": "tokens"},
-            "config.json: level must be one of 'token', 'sequence', got 'tokens' "
-            "(did you mean 'token'?)",
+            "config.json: level must be one of 'token', 'sequence', got 'tokens' (did you mean 'token'?)",
         ),
         (
             {"steps": 1, "noise": {"sigm": 1}},
-            "config.json, noise: unknown field 'sigm' (did you mean 'sigma'?); "
-            "allowed are sigma, targets, relative",
+            "config.json, noise: unknown field 'sigm' (did you mean 'sigma'?); allowed are sigma, targets, relative",
         ),
         ({"steps": 1, "noise": {"sigma": -1}}, "config.json, noise: sigma must be >= 0, got -1.0"),
         (
@@ -152,9 +149,15 @@ def test_flags_of_every_kind():
         *"--second-sigma 0.5 --noise-relative".split(),
     )
     assert made == Training(
-        steps=4, rate=2e-3, loss="dapo", level="sequence", cap=3.0, names=("x", "y"),
-        noise=Noise(sigma=0.7, relative=True), second=Noise(sigma=0.5),
-    )  # fmt: skip
+        steps=4,
+        rate=2e-3,
+        loss="dapo",
+        level="sequence",
+        cap=3.0,
+        names=("x", "y"),
+        noise=Noise(sigma=0.7, relative=True),
+        second=Noise(sigma=0.5),
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,9 +262,7 @@ def test_named_values_come_from_json_and_from_flags():
     add_flags(parser, Exercise)
     words = ["steps=4", "rare=C", "target=[10, 99]", "values=false", "odd=NaN", "empty="]
     made = from_flags(Exercise, parser.parse_args(["--difficulty", *words]))
-    assert made.difficulty == {
-        "steps": 4, "rare": "C", "target": [10, 99], "values": False, "odd": "NaN", "empty": ""
-    }  # fmt: skip
+    assert made.difficulty == {"steps": 4, "rare": "C", "target": [10, 99], "values": False, "odd": "NaN", "empty": ""}
     assert from_mapping(Exercise, json.loads(json.dumps(to_mapping(made))), "x") == made
     assert from_flags(Exercise, parser.parse_args([]), made) == made
     assert "[default: none]" in parser.format_help()

@@ -92,11 +92,14 @@ def test_half_precision_is_widened_and_nothing_carries_a_gradient():
         torch.testing.assert_close(got.double(), token_certainty(logits.double(), direction), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("logits", "mask", "direction", "sentence"), [
-    ((2, 5), (2, 5), "uniform_to_policy", r"logits must have the shape \[B, T, V\], got \[2, 5\]"),
-    ((2, 3, 5), (2, 4), "uniform_to_policy", r"mask has the shape \[2, 4\], which does not match"),
-    ((2, 3, 5), (2, 3), "both", "direction must be one of 'uniform_to_policy', 'policy_to_uniform', got 'both'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("logits", "mask", "direction", "sentence"),
+    [
+        ((2, 5), (2, 5), "uniform_to_policy", r"logits must have the shape \[B, T, V\], got \[2, 5\]"),
+        ((2, 3, 5), (2, 4), "uniform_to_policy", r"mask has the shape \[2, 4\], which does not match"),
+        ((2, 3, 5), (2, 3), "both", "direction must be one of 'uniform_to_policy', 'policy_to_uniform', got 'both'"),
+    ],
+)
 def test_refusals_of_certainty(logits, mask, direction, sentence):
     with pytest.raises(UserError, match=sentence):
         self_certainty(torch.zeros(logits), torch.ones(mask), direction)
@@ -141,14 +144,21 @@ def test_a_collapsed_group_is_more_alike_and_more_certain():
         assert self_certainty(3 * logits, mask, direction) > self_certainty(logits, mask, direction)
 
 
-@pytest.mark.parametrize(("embeddings", "group", "sentence"), [
-    (torch.ones(4, 2), 1, "group must be a whole number >= 2, got 1"),
-    (torch.ones(4, 2), 3, r"embeddings must be \[B, D\] with B a multiple of group 3, got \[4, 2\]"),
-    (torch.ones(0, 2), 2, "embeddings must be"),
-    (torch.ones(4), 2, "embeddings must be"),
-    (torch.tensor([[1.0, 0], [0, 0]]), 2, "embeddings must be finite and not zero, got the length 0.0 in row 1"),
-    (torch.tensor([[math.nan, 0], [1, 0]]), 2, "embeddings must be finite and not zero, got the length nan in row 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("embeddings", "group", "sentence"),
+    [
+        (torch.ones(4, 2), 1, "group must be a whole number >= 2, got 1"),
+        (torch.ones(4, 2), 3, r"embeddings must be \[B, D\] with B a multiple of group 3, got \[4, 2\]"),
+        (torch.ones(0, 2), 2, "embeddings must be"),
+        (torch.ones(4), 2, "embeddings must be"),
+        (torch.tensor([[1.0, 0], [0, 0]]), 2, "embeddings must be finite and not zero, got the length 0.0 in row 1"),
+        (
+            torch.tensor([[math.nan, 0], [1, 0]]),
+            2,
+            "embeddings must be finite and not zero, got the length nan in row 0",
+        ),
+    ],
+)
 def test_refusals_of_similarity(embeddings, group, sentence):
     with pytest.raises(UserError, match=sentence):
         semantic_similarity(embeddings, group)

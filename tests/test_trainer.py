@@ -75,11 +75,21 @@ def test_it_learns_from_noisy_rollouts_too(policy):
     assert chances[made.tokenizer.convert_tokens_to_ids("B")] > 0.9  # the CLEAN policy has learned
 
 
-@pytest.mark.parametrize("change", [
-    {}, {"correction": "sequence"}, {"correction": "none"}, {"draws": 1}, {"mixture": True}, {"updates": 2},
-    {"kl_coef": 0.1, "entropy_coef": 0.01}, {"aggregation": "dapo"}, {"aggregation": "dr_grpo"},
-    {"sampling_temperature": 1.5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"correction": "sequence"},
+        {"correction": "none"},
+        {"draws": 1},
+        {"mixture": True},
+        {"updates": 2},
+        {"kl_coef": 0.1, "entropy_coef": 0.01},
+        {"aggregation": "dapo"},
+        {"aggregation": "dr_grpo"},
+        {"sampling_temperature": 1.5},
+    ],
+)
 def test_micro_batches_and_skipped_rows_change_nothing(policy, change):
     """The same step in one piece, in pieces of 5 rows, and with the rows of zero advantage left in."""
     results = []
@@ -139,10 +149,16 @@ def test_mixture_weights_use_every_draw_of_the_group(policy):
     torch.testing.assert_close((mixed * rollouts.mask).sum(1), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [
-    SMALL, replace(NOISY, schedule="kl_target", kl_target=0.01), replace(NOISY, schedule="annealed", sigma_steps=5),
-    REALTIME, replace(REALTIME, probes="separate", certainty="policy_to_uniform"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        replace(NOISY, schedule="kl_target", kl_target=0.01),
+        replace(NOISY, schedule="annealed", sigma_steps=5),
+        REALTIME,
+        replace(REALTIME, probes="separate", certainty="policy_to_uniform"),
+    ],
+)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(policy, tmp_path, config):
     whole = trainer(policy, config)
     records = list(whole.train())
@@ -210,7 +226,8 @@ def test_separate_probes_are_rollouts_that_nothing_is_learned_from(policy):
     record, expected = made.step(), constant.step()
     assert torch.equal(weights(made.model), weights(constant.model))
     assert {k for k in record if record[k] != expected[k] and not k.startswith("seconds")} == {
-        "similarity", "self_certainty"
+        "similarity",
+        "self_certainty",
     }
     made.step_number = 0
     probes = made.roll_out(made.pick_problems(), probes=2)  # sampled after the update, from the noisy policy
@@ -226,16 +243,27 @@ def test_the_record_holds_what_the_realtime_schedule_decided_by(policy):
     assert len({record["sigma"] for record in records}) > 1
 
 
-@pytest.mark.parametrize(("field", "value", "sentence"), [
-    ("probes", "new", "probes must be one of 'reuse', 'separate', got 'new'"),
-    ("certainty", "kl", "certainty must be one of"), ("encoder", "auto", "encoder must name one encoder"),
-    ("prompts", 0, "prompts must be"), ("group", 1, "group must be"), ("lr", 0.0, "lr must be"),
-    ("temperature", -1.0, "temperature must be"), ("sampling_temperature", 0.0, "sampling_temperature must be"),
-    ("draws", 5, "draws must divide the 32 rollouts"), ("cap", 0.0, "cap must be"), ("sigma", -0.1, "sigma must be"),
-    ("correction", "both", "correction must be one of"), ("task", "chess", "task must be one of"),
-    ("clip_low", 1.5, "clip_low must be"), ("pass_k", 0, "pass_k must be"),
-    ("aggregation", "mean", "aggregation must be one of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("probes", "new", "probes must be one of 'reuse', 'separate', got 'new'"),
+        ("certainty", "kl", "certainty must be one of"),
+        ("encoder", "auto", "encoder must name one encoder"),
+        ("prompts", 0, "prompts must be"),
+        ("group", 1, "group must be"),
+        ("lr", 0.0, "lr must be"),
+        ("temperature", -1.0, "temperature must be"),
+        ("sampling_temperature", 0.0, "sampling_temperature must be"),
+        ("draws", 5, "draws must divide the 32 rollouts"),
+        ("cap", 0.0, "cap must be"),
+        ("sigma", -0.1, "sigma must be"),
+        ("correction", "both", "correction must be one of"),
+        ("task", "chess", "task must be one of"),
+        ("clip_low", 1.5, "clip_low must be"),
+        ("pass_k", 0, "pass_k must be"),
+        ("aggregation", "mean", "aggregation must be one of"),
+    ],
+)
 def test_impossible_settings_are_refused(field, value, sentence):
     with pytest.raises(UserError, match=sentence):
         replace(SMALL, **{field: value})

@@ -71,9 +71,7 @@ def _dispatch(words: list[str]) -> int:
         return import_module(f"psn_tutorial.cli.{words[0]}").run(words[1:])
     if words and not words[0].startswith("-"):
         allowed = ", ".join(COMMANDS)
-        raise UserError(
-            f"the command must be one of {allowed}, got {words[0]!r}{suggest(words[0], COMMANDS)}"
-        )
+        raise UserError(f"the command must be one of {allowed}, got {words[0]!r}{suggest(words[0], COMMANDS)}")
     parser.parse_args(words or ["--help"])
     return 0
 

@@ -53,9 +53,7 @@ Run it again and it goes on where it stopped; finished runs are kept.""",
     from psn_tutorial.runs.files import read_json
 
     experiments = (
-        presets.experiments_from_json(read_json(file), str(file))
-        if file
-        else presets.preset(args.preset or "demo")
+        presets.experiments_from_json(read_json(file), str(file)) if file else presets.preset(args.preset or "demo")
     )
     experiments = presets.narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
     from psn_tutorial.experiments.run import run_comparison

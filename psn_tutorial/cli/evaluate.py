@@ -26,9 +26,11 @@ def run(words: list[str]) -> int:
         "[POLICY] ",
     )
     parser.add_argument(
-        "policy", nargs="?", metavar="POLICY",
+        "policy",
+        nargs="?",
+        metavar="POLICY",
         help="checkpoint folder or run folder [default: the shipped base of the task]",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", metavar="FOLDER", help="record of the evaluation [default: runs/eval-...]")
     parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
     add_flags(parser, MeasureConfig)

@@ -19,10 +19,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, epilog: str = "", words: str = ""):
         super().__init__(
-            prog=prog, usage=f"{prog} {words}[--flag VALUE ...]".replace("%", "%%"),
-            description=description, epilog=epilog, allow_abbrev=False,
+            prog=prog,
+            usage=f"{prog} {words}[--flag VALUE ...]".replace("%", "%%"),
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -33,15 +36,11 @@ class Parser(argparse.ArgumentParser):
             flag = unknown[0].split("=")[0]
             known = [name for action in self._actions for name in action.option_strings]
             what = "flag" if flag.startswith("-") else "word"
-            raise UserError(
-                f"unknown {what} {flag!r}{suggest(flag, known)}; see {self.prog} --help"
-            )
+            raise UserError(f"unknown {what} {flag!r}{suggest(flag, known)}; see {self.prog} --help")
         return args
 
 
-def add_grouped_flags(
-    parser: argparse.ArgumentParser, cls: type, groups: Mapping[str, Sequence[str]]
-) -> None:
+def add_grouped_flags(parser: argparse.ArgumentParser, cls: type, groups: Mapping[str, Sequence[str]]) -> None:
     """``add_flags`` with the flags sorted under headings; what no heading names comes last."""
     made = {title: parser.add_argument_group(title) for title in groups}
     heading = {name: made[title] for title, names in groups.items() for name in names}
@@ -58,9 +57,7 @@ def only(args: argparse.Namespace, flag: str, *also: str) -> None:
     given = [name for name, value in vars(args).items() if value is not None]
     others = [name for name in given if name not in (flag, *also)]
     if others:
-        raise UserError(
-            f"--{flag} takes the settings from the folder: leave out --{others[0].replace('_', '-')}"
-        )
+        raise UserError(f"--{flag} takes the settings from the folder: leave out --{others[0].replace('_', '-')}")
 
 
 def whole_number(text: str) -> int:
@@ -76,29 +73,59 @@ TRAIN_GROUPS = {
     "the model": ("lora_rank", "lora_alpha", "four_bit", "compute", "device"),
     "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch", "recompute"),
     "exploration: parameter-space or action-space noise": (
-        "sigma", "targets", "relative", "draws", "spread", "antithetic", "carrier", "noise_rank",
+        "sigma",
+        "targets",
+        "relative",
+        "draws",
+        "spread",
+        "antithetic",
+        "carrier",
+        "noise_rank",
         "sampling_temperature",
     ),
     "how sigma moves": (
-        "schedule", "sigma_end", "sigma_steps", "sigma_shape", "kl_target", "kl_tolerance",
-        "kl_factor", "realtime_target", "realtime_mix", "realtime_factor", "similarity_scale", "probes", "encoder",
-        "certainty", "sigma_low", "sigma_high",
+        "schedule",
+        "sigma_end",
+        "sigma_steps",
+        "sigma_shape",
+        "kl_target",
+        "kl_tolerance",
+        "kl_factor",
+        "realtime_target",
+        "realtime_mix",
+        "realtime_factor",
+        "similarity_scale",
+        "probes",
+        "encoder",
+        "certainty",
+        "sigma_low",
+        "sigma_high",
     ),
     "importance correction": ("correction", "correction_mode", "cap", "mixture"),
     "GRPO": (
-        "advantage", "pass_k", "aggregation", "clip_low", "clip_high", "kl_coef", "entropy_coef",
-        "lr", "grad_clip",
+        "advantage",
+        "pass_k",
+        "aggregation",
+        "clip_low",
+        "clip_high",
+        "kl_coef",
+        "entropy_coef",
+        "lr",
+        "grad_clip",
     ),
     "evaluation and checkpoints": (
-        "evaluate", "eval_every", "eval_file", "eval_problems", "samples", "batch",
+        "evaluate",
+        "eval_every",
+        "eval_file",
+        "eval_problems",
+        "samples",
+        "batch",
         "save_every",
     ),
-}  # fmt: skip
+}
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, cls: type, prefix: str = "", defaults: Any = None
-) -> None:
+def add_flags(parser: argparse.ArgumentParser, cls: type, prefix: str = "", defaults: Any = None) -> None:
     """Give ``parser`` one flag per field: ``learning_rate`` becomes ``--learning-rate``.
 
     A nested settings class becomes ``--noise-sigma`` and so on; bool gives ``--x`` and ``--no-x``;
@@ -117,9 +144,7 @@ def add_flags(
             _add_flag(parser, prefix + field.name, kind, optional, field.metadata, default)
 
 
-def from_flags(
-    cls: type[Settings], namespace: argparse.Namespace, base: Settings | None = None
-) -> Settings:
+def from_flags(cls: type[Settings], namespace: argparse.Namespace, base: Settings | None = None) -> Settings:
     """Return ``base`` (or the defaults of ``cls``) with the flags that were given laid over it.
 
     Raises UserError as ``from_mapping`` does; the sentences open with "command line".

@@ -51,9 +51,18 @@ def sampler_kl(
     check_count("draws", draws)
     shared = spread_draws(len(prompts), draws, draws, "pooled")
     rollouts = sample(
-        model, prompts, prompt_mask, draws, max_tokens, end_token, pad_token, stream(seed, "calibrate"),
-        temperature, noise, shared,
-    )  # fmt: skip
+        model,
+        prompts,
+        prompt_mask,
+        draws,
+        max_tokens,
+        end_token,
+        pad_token,
+        stream(seed, "calibrate"),
+        temperature,
+        noise,
+        shared,
+    )
     order = shared.flatten().argsort(stable=True)  # the rows of each draw together, as the noisy weights want them
     order = order.to(rollouts.tokens.device)
     tokens, mask = rollouts.tokens[order], rollouts.mask[order]

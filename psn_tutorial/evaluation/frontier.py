@@ -68,10 +68,7 @@ class FrontierGap:
             )
         what = "seeds" if self.difference.unit == "seeds" else "resamples"
         partly = f", from the {self.inside:.0%} of {what} that overlap" * (self.inside < 1)
-        return (
-            f"{self.verdict}: {self.y_metric} at equal {self.x_metric} ({x}) differs by "
-            f"{self.difference}{partly}"
-        )
+        return f"{self.verdict}: {self.y_metric} at equal {self.x_metric} ({x}) differs by {self.difference}{partly}"
 
 
 def frontier(
@@ -98,9 +95,7 @@ def frontier(
     and evaluations of different problems.
     """
     if not points or len(paths) not in (1, len(points)):
-        raise UserError(
-            f"frontier needs one path, or one per point, got {len(paths)} for {len(points)} points"
-        )
+        raise UserError(f"frontier needs one path, or one per point, got {len(paths)} for {len(points)} points")
     paths = list(paths) * (len(points) if len(paths) == 1 else 1)
     per_seed = [_figures(point, path, x, y) for point, path in zip(points, paths, strict=True)]
     means = [figures.mean(-1) for figures in per_seed]  # [2, 1 + checkpoints], the point first
@@ -151,9 +146,7 @@ def _gap(means: Floats) -> Floats:
     start_x, end_x, start_y, end_y = path_x[:-1], path_x[1:], path_y[:-1], path_y[1:]
     # A point that is itself the path's first or last checkpoint must not fall out by rounding.
     rounding = 1e-12
-    between = (np.minimum(start_x, end_x) - rounding <= x) & (
-        x <= np.maximum(start_x, end_x) + rounding
-    )
+    between = (np.minimum(start_x, end_x) - rounding <= x) & (x <= np.maximum(start_x, end_x) + rounding)
     step = end_x - start_x
     share = np.divide(x - start_x, step, out=np.zeros_like(step), where=step != 0)
     # An upright piece of the path offers the better of its two ends.

@@ -77,9 +77,7 @@ def short(number: float, spec: str) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
-def bootstrap_interval(
-    values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
+def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean of ``values`` [problems], the problems being the sample.
 
     A value may itself be an estimate (pass@k from n samples): resampling problems covers both
@@ -126,9 +124,7 @@ def welch_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(value, float(low), float(high), level, min(len(a), len(b)), "seeds")
 
 
-def paired_difference(
-    a: Values, b: Values, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
+def paired_difference(a: Values, b: Values, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Interval of mean(a) - mean(b) over the same problems, paired: bootstrap of the differences.
 
     a, b: one figure per problem, as arrays [problems] in the same order or as mappings

@@ -110,9 +110,7 @@ def summarise(
             summary[metric] = bootstrap_interval(seeds[0], level, resamples, seed)
         else:
             wide = seed_interval([np.mean(values) for values in seeds], level)
-            summary[metric] = dataclasses.replace(
-                wide, low=max(wide.low, 0.0), high=min(wide.high, 1.0)
-            )
+            summary[metric] = dataclasses.replace(wide, low=max(wide.low, 0.0), high=min(wide.high, 1.0))
     return summary
 
 
@@ -154,10 +152,7 @@ def parse_metric(metric: str) -> tuple[str, int | None]:
     """Split: "pass@16" -> ("pass", 16); "coverage" -> ("coverage", None). UserError for others."""
     name, at, digits = str(metric).partition("@")
     if name not in METRICS:
-        raise UserError(
-            f"metric must be one of {', '.join(METRICS)}, got {shown(metric)}"
-            f"{suggest(name, METRICS)}"
-        )
+        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {shown(metric)}{suggest(name, METRICS)}")
     needs = {"pass": True, "zero_contrast": True, "success": False}.get(name, bool(at))
     if bool(at) != needs or (at and not (digits.isascii() and digits.isdigit() and int(digits))):
         form = f"{name}@K with a whole number K >= 1" if needs else f"{name} alone"
@@ -171,8 +166,7 @@ def _coverages(results: Evaluation, metric: str, what: str, k: int | None) -> di
         total = getattr(r, f"total_{what}")
         if total is None or r.n == 0:
             raise UserError(
-                f"{metric} needs samples and the number of all {what}, "
-                f"missing for problem {shown(r.problem)}"
+                f"{metric} needs samples and the number of all {what}, missing for problem {shown(r.problem)}"
             )
         if total:
             values[r.problem] = coverage(getattr(r, what).values(), total, r.n, k)
@@ -189,5 +183,3 @@ def _available(results: Iterable[ProblemResult]) -> list[str]:
         if all(r.n for r in results) and None not in totals and any(totals):
             names.append(name)
     return names + ["success"] * all(r.exact is not None for r in results)
-
-

@@ -63,8 +63,7 @@ class ProblemResult:
         for name in fields:
             if name not in known:
                 raise UserError(
-                    f"{where}: unknown field {shown(name)}{suggest(name, known)}; "
-                    f"allowed are {', '.join(known)}"
+                    f"{where}: unknown field {shown(name)}{suggest(name, known)}; allowed are {', '.join(known)}"
                 )
         for name in ("problem", "n", "c"):
             if name not in fields:
@@ -78,9 +77,7 @@ class ProblemResult:
 Evaluation = Sequence[ProblemResult]
 
 
-def tally(
-    problem: Any, responses: Mapping[str, int], task: Task, exact: float | None = None
-) -> ProblemResult:
+def tally(problem: Any, responses: Mapping[str, int], task: Task, exact: float | None = None) -> ProblemResult:
     """Judge the responses to one problem: {response text: how many samples gave it}.
 
     Each distinct text is verified once. ``exact`` is the success probability, if it is known.
@@ -118,14 +115,8 @@ def _check_evaluations(name: str, evaluations: Sequence[Evaluation]) -> None:
 
 
 def _check_evaluation(results: Evaluation) -> None:
-    if (
-        not isinstance(results, Sequence)
-        or not results
-        or not all(isinstance(r, ProblemResult) for r in results)
-    ):
-        raise UserError(
-            f"an evaluation must be a list of at least one ProblemResult, got {shown(results)}"
-        )
+    if not isinstance(results, Sequence) or not results or not all(isinstance(r, ProblemResult) for r in results):
+        raise UserError(f"an evaluation must be a list of at least one ProblemResult, got {shown(results)}")
     twice = [problem for problem, n in Counter(r.problem for r in results).items() if n > 1]
     if twice:
         raise UserError(f"an evaluation holds the problem {shown(twice[0])} more than once")

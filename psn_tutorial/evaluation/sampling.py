@@ -62,10 +62,16 @@ def evaluate(
         prompts, mask = encode(tokenizer, [task.prompt(problem) for problem in some])
         for first in range(0, samples, batch):  # several only where a single problem has more samples than that
             rollouts = sample(
-                model, prompts, mask, min(batch, samples - first), max(map(task.max_tokens, some)),
-                tokenizer.eos_token_id, tokenizer.pad_token_id,
-                stream(seed, "evaluation", start, *([first] if first else [])), temperature,
-            )  # fmt: skip
+                model,
+                prompts,
+                mask,
+                min(batch, samples - first),
+                max(map(task.max_tokens, some)),
+                tokenizer.eos_token_id,
+                tokenizer.pad_token_id,
+                stream(seed, "evaluation", start, *([first] if first else [])),
+                temperature,
+            )
             texts += responses(tokenizer, rollouts)
         for i, problem in enumerate(some):
             exact = None
@@ -78,9 +84,13 @@ def evaluate(
 
 @torch.no_grad()
 def text_logps(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompt: str, completions: Sequence[str], ends: bool,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    completions: Sequence[str],
+    ends: bool,
     temperature: float = 1.0,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Natural log of the probability that the policy answers ``prompt`` with each completion.
 
     ``ends``: the end token is part of the answer. Completions must have equally many words.

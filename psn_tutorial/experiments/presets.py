@@ -87,8 +87,7 @@ def check_name(what: str, name: str) -> None:
     """Raise UserError unless ``name`` can be a folder's name: arms and experiments become one."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name == "base":
         raise UserError(
-            f"{what} must be named with letters, digits, '.', '-' and '_', and not 'base', "
-            f"got {shown(name)}"
+            f"{what} must be named with letters, digits, '.', '-' and '_', and not 'base', got {shown(name)}"
         )
 
 
@@ -125,17 +124,19 @@ RULES = Experiment(
     arms={
         "grpo": Arm("GRPO"),
         "hot": Arm("GRPO, sampled at T = 2", {"sampling_temperature": 2.0}),
-        "psn": Arm(
-            "PSN-GRPO", {"sigma": 0.8, "relative": True, "targets": "head", "draws": 16}
-        ),
+        "psn": Arm("PSN-GRPO", {"sigma": 0.8, "relative": True, "targets": "head", "draws": 16}),
     },
     common={
-        "prompts": 16, "group": 16, "steps": 150, "lr": 3e-4,
-        "eval_every": 10, "samples": 0,
+        "prompts": 16,
+        "group": 16,
+        "steps": 150,
+        "lr": 3e-4,
+        "eval_every": 10,
+        "samples": 0,
     },
     seeds=(0, 1, 2),
     metrics=("success",),
-)  # fmt: skip
+)
 
 COUNTDOWN = Experiment(
     task="countdown",
@@ -149,12 +150,17 @@ COUNTDOWN = Experiment(
         "psn": Arm("PSN-GRPO", {"sigma": 0.2, "relative": True, "targets": "mlp", "draws": 4}),
     },
     common={
-        "prompts": 32, "group": 16, "steps": 300, "lr": 1e-4,
-        "eval_every": 75, "samples": 256, "eval_problems": 200,
+        "prompts": 32,
+        "group": 16,
+        "steps": 300,
+        "lr": 1e-4,
+        "eval_every": 75,
+        "samples": 256,
+        "eval_problems": 200,
     },
     metrics=("pass@1", "pass@16", "pass@256", "coverage", "family_coverage"),
     frontier=("pass@1", "pass@256"),
-)  # fmt: skip
+)
 
 
 SUMS = Experiment(
@@ -169,14 +175,21 @@ SUMS = Experiment(
         "psn": Arm("PSN-GRPO", {"sigma": 0.03, "targets": "mlp", "draws": 4}),
     },
     common={
-        "difficulty": {"source": "sums", "completion": 40}, "lora_rank": 16, "four_bit": True,
-        "prompts": 16, "group": 16, "steps": 100, "lr": 1e-3,
-        "eval_every": 25, "samples": 32, "eval_problems": 100,
+        "difficulty": {"source": "sums", "completion": 40},
+        "lora_rank": 16,
+        "four_bit": True,
+        "prompts": 16,
+        "group": 16,
+        "steps": 100,
+        "lr": 1e-3,
+        "eval_every": 25,
+        "samples": 32,
+        "eval_problems": 100,
     },
     seeds=(0, 1, 2),
     metrics=("pass@1", "pass@8", "pass@32"),
     frontier=("pass@1", "pass@32"),
-)  # fmt: skip
+)
 
 
 def _smaller(experiment: Experiment, common: Mapping[str, Any], **changes: Any) -> Experiment:
@@ -192,11 +205,10 @@ PRESETS: dict[str, dict[str, Experiment]] = {
         ),
         "countdown": _smaller(
             COUNTDOWN,
-            {"prompts": 4, "group": 8, "steps": 4, "eval_every": 2, "samples": 16,
-             "eval_problems": 12},
+            {"prompts": 4, "group": 8, "steps": 4, "eval_every": 2, "samples": 16, "eval_problems": 12},
             metrics=("pass@1", "pass@16", "coverage", "family_coverage"),
             frontier=("pass@1", "pass@16"),
-        ),  # fmt: skip
+        ),
     },
     "demo": {"rules": RULES, "countdown": COUNTDOWN},
     "full": {
@@ -235,13 +247,7 @@ def narrowed(
     for name, experiment in chosen.items():
         for arm in arms or ():
             check_choice("arm", arm, experiment.arms)
-        kept = {
-            arm: made
-            for arm, made in experiment.arms.items()
-            if not arms or arm in (*arms, experiment.reference)
-        }
+        kept = {arm: made for arm, made in experiment.arms.items() if not arms or arm in (*arms, experiment.reference)}
         common = experiment.common | ({"base": base} if base else {})
-        chosen[name] = replace(
-            experiment, arms=kept, common=common, seeds=tuple(seeds or experiment.seeds)
-        )
+        chosen[name] = replace(experiment, arms=kept, common=common, seeds=tuple(seeds or experiment.seeds))
     return chosen

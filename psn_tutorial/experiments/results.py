@@ -78,9 +78,7 @@ class Results:
         return {
             "rollouts": rollouts * len(steps),
             "correct": round(sum(r["reward"] * rollouts for r in steps)),
-            "first_correct": [
-                next((r["step"] for r in run.steps if r["reward"] > 0), None) for run in runs
-            ],
+            "first_correct": [next((r["step"] for r in run.steps if r["reward"] > 0), None) for run in runs],
             **{
                 name: sum(r[name] for r in steps) / len(steps)
                 for name in ("zero_contrast", "ess", "clipped_fraction", "kl_k3")

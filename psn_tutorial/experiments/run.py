@@ -82,8 +82,7 @@ def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
     if (out / FILE).is_file():
         if read_json(out / FILE) != content:
             raise UserError(
-                f"{out} holds another comparison; choose another folder, or continue that one "
-                f"with --resume {out}"
+                f"{out} holds another comparison; choose another folder, or continue that one with --resume {out}"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -95,17 +94,13 @@ def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
     write_json(out / FILE, content)
 
 
-def _measure_base(
-    folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool
-) -> None:
+def _measure_base(folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool) -> None:
     config = experiment.config(experiment.reference, experiment.seeds[0])
     measured = MeasureConfig(**{**vars(config.measure()), "seed": 0})
     evaluate_policy(folder, config, measured, command, show)
 
 
-def _train(
-    folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool
-) -> bool:
+def _train(folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool) -> bool:
     """Take what is left of one run; False when nothing was."""
     stop.check()
     job, begun = Job(config), (folder / "config.json").is_file()
@@ -118,5 +113,3 @@ def _train(
         job.trainer.run = run
     follow(job, stop, label, show)
     return True
-
-

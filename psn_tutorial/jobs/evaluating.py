@@ -21,9 +21,12 @@ from psn_tutorial.tasks.base import verdicts
 
 
 def evaluate_policy(
-    folder: str | Path, policy: str | Path | RunConfig, config: MeasureConfig,
-    command: Sequence[str] | None = None, progress: bool = False,
-) -> EvaluationRecord:  # fmt: skip
+    folder: str | Path,
+    policy: str | Path | RunConfig,
+    config: MeasureConfig,
+    command: Sequence[str] | None = None,
+    progress: bool = False,
+) -> EvaluationRecord:
     """Evaluate a policy and keep the result as a run record in ``folder``.
 
     policy: as for ``load_policy``; or the settings of a run: what it begins with, in its own precision.
@@ -53,19 +56,28 @@ def check_policy(tokenizer: PreTrainedTokenizerFast, task: Task, problems: Seque
 
 
 def measure(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, task: Task, problems: Sequence[Any],
-    config: MeasureConfig, progress: bool,
-) -> list[ProblemResult]:  # fmt: skip
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    problems: Sequence[Any],
+    config: MeasureConfig,
+    progress: bool,
+) -> list[ProblemResult]:
     """``evaluate`` with the settings of a MeasureConfig."""
     return evaluate(
-        model, tokenizer, task, problems, config.samples, config.temperature, config.seed,
-        config.batch, progress,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        task,
+        problems,
+        config.samples,
+        config.temperature,
+        config.seed,
+        config.batch,
+        progress,
+    )
 
 
-def open_or_create(
-    folder: str | Path, settings: dict[str, Any], command: Sequence[str] | None = None
-) -> Run:
+def open_or_create(folder: str | Path, settings: dict[str, Any], command: Sequence[str] | None = None) -> Run:
     """The run in ``folder``, made now or earlier with the very same settings.
 
     Raises UserError naming the first setting in which an existing run differs.

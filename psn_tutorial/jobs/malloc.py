@@ -17,6 +17,11 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(option, value) for option, value in (
-        (_MMAP_THRESHOLD, _GIBIBYTE), (_TRIM_THRESHOLD, _GIBIBYTE), (_TOP_PAD, 64 << 20),
-    ))  # fmt: skip
+    return all(
+        mallopt(option, value)
+        for option, value in (
+            (_MMAP_THRESHOLD, _GIBIBYTE),
+            (_TRIM_THRESHOLD, _GIBIBYTE),
+            (_TOP_PAD, 64 << 20),
+        )
+    )

@@ -49,9 +49,13 @@ def starting_policy(config: RunConfig) -> tuple[nn.Module, PreTrainedTokenizerBa
     if not config.lora_rank:
         return load_policy(base, config.device)[:2]
     settings = QLoRAConfig(
-        str(base), config.four_bit, compute=config.compute, rank=config.lora_rank, alpha=config.lora_alpha,
+        str(base),
+        config.four_bit,
+        compute=config.compute,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
         seed=config.seed,
-    )  # fmt: skip
+    )
     return load_qlora(settings, device_of(config.device))
 
 

@@ -65,18 +65,21 @@ class PretrainConfig:
 # alone. The language model for worded sums can work an answer out, but more often gives one at once, which is a guess.
 BASES = {
     "countdown": PretrainConfig("countdown", problems=7000, demonstrations=7000, steps=1500),
-    "rules": PretrainConfig(
-        "rules", model=TinyConfig(tied=False), problems=50_000, demonstrations=50_000, steps=2500
-    ),
+    "rules": PretrainConfig("rules", model=TinyConfig(tied=False), problems=50_000, demonstrations=50_000, steps=2500),
     "chain": PretrainConfig(
         "chain", model=TinyConfig(hidden=32, ff=128, tied=False), problems=1, demonstrations=50_000, steps=300
     ),
     "sums": PretrainConfig(
-        "math", difficulty={"source": "sums", "completion": 40, "worked": 0.4},
+        "math",
+        difficulty={"source": "sums", "completion": 40, "worked": 0.4},
         model=TinyConfig("qwen2", hidden=128, heads=4, kv_heads=2, ff=384, positions=128),
-        problems=40_000, demonstrations=40_000, steps=1000, batch=64, warmup=50,
+        problems=40_000,
+        demonstrations=40_000,
+        steps=1000,
+        batch=64,
+        warmup=50,
     ),
-}  # fmt: skip
+}
 
 
 def demonstrations(task: Task, config: PretrainConfig, exclude: list) -> list[tuple[str, Demonstration]]:
@@ -123,17 +126,13 @@ class Pretraining:
     Attributes: ``model`` (trained in place), ``tokenizer``, ``step_number``.
     """
 
-    def __init__(
-        self, task: Task, config: PretrainConfig, exclude: list | None = None, run: Run | None = None
-    ):
+    def __init__(self, task: Task, config: PretrainConfig, exclude: list | None = None, run: Run | None = None):
         self.config, self.run, self.step_number = config, run, 0
         texts = demonstrations(task, config, exclude or [])
         self.tokenizer = tokenizer_for(task, texts)
         self.model = build_model(config.model, self.tokenizer, config.seed)
         self.ids, self.mask = encoded(self.tokenizer, texts)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01
-        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01)
         self.generator = torch.Generator().manual_seed(config.seed)
 
     def train(self) -> Iterator[dict[str, Any]]:
@@ -157,9 +156,11 @@ class Pretraining:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {
-            "step": self.step_number, "loss": loss.item(), "lr": settings["lr"],
+            "step": self.step_number,
+            "loss": loss.item(),
+            "lr": settings["lr"],
             "seconds": time.perf_counter() - started,
-        }  # fmt: skip
+        }
 
     def _rows(self) -> Tensor:
         return torch.randint(len(self.ids), (self.config.batch,), generator=self.generator)
@@ -220,9 +221,7 @@ class BaseJob:
         self.training = Pretraining(self.task, config, [*later, *self.held_out])
 
     @classmethod
-    def start(
-        cls, folder: str | Path, config: PretrainConfig, command: Sequence[str] | None = None
-    ) -> "BaseJob":
+    def start(cls, folder: str | Path, config: PretrainConfig, command: Sequence[str] | None = None) -> "BaseJob":
         """Begin with a new run record in ``folder``."""
         require_new(Path(folder))  # before the demonstrations, which take a while
         job = cls(config)
@@ -252,9 +251,13 @@ class BaseJob:
         training, measure = self.training, self.measure
         total, done = training.config.steps, training.step_number
         with tqdm(
-            total=total, initial=done, desc=str(out), disable=not bar, dynamic_ncols=True,
+            total=total,
+            initial=done,
+            desc=str(out),
+            disable=not bar,
+            dynamic_ncols=True,
             bar_format="{desc} {n_fmt}/{total_fmt} |{bar:8}| {remaining} left{postfix}",
-        ) as shown:  # fmt: skip
+        ) as shown:
             for record in training.train():
                 figures = f"loss {record['loss']:.4f}, learning rate {record['lr']:.1e}"
                 shown.set_postfix_str(figures, refresh=False)
@@ -266,9 +269,15 @@ class BaseJob:
         made = EvaluationRecord(self.task.name, measure.samples, measure.temperature, measure.seed)
         with stop.at_once():
             made.steps[total] = evaluate(
-                training.model, training.tokenizer, self.task, self.held_out, measure.samples,
-                measure.temperature, measure.seed, progress=bar,
-            )  # fmt: skip
+                training.model,
+                training.tokenizer,
+                self.task,
+                self.held_out,
+                measure.samples,
+                measure.temperature,
+                measure.seed,
+                progress=bar,
+            )
         save_policy(training.model, training.tokenizer, out)
         made.write(training.run.path / "eval.json")
         training.run.record_time()

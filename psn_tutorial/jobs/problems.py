@@ -35,10 +35,7 @@ def held_out_problems(task: Task, config: MeasureConfig) -> list[Any]:
     # A problem counts once; without digits or numbers a task has but a single one.
     problems = list({task.prompt(problem): problem for problem in problems}.values())
     if config.eval_problems and config.eval_problems > len(problems):
-        raise UserError(
-            f"eval_problems must be <= {len(problems)}, the problems there are, "
-            f"got {config.eval_problems}"
-        )
+        raise UserError(f"eval_problems must be <= {len(problems)}, the problems there are, got {config.eval_problems}")
     return problems[: config.eval_problems]
 
 

@@ -16,10 +16,18 @@ def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False, boa
     """Train to the end with a progress bar; or, for a log file, with ten ``lines`` in all. ``board`` shows it too."""
     total, done = job.config.steps, job.trainer.step_number
     every = math.ceil(total / 10)
-    with closing(board) if board else nullcontext(), tqdm(
-        total=total, initial=done, desc=label, disable=not bar, dynamic_ncols=True, leave=lines,
-        bar_format="{desc} {n_fmt}/{total_fmt} |{bar:8}| {remaining} left{postfix}",
-    ) as shown:  # fmt: skip
+    with (
+        closing(board) if board else nullcontext(),
+        tqdm(
+            total=total,
+            initial=done,
+            desc=label,
+            disable=not bar,
+            dynamic_ncols=True,
+            leave=lines,
+            bar_format="{desc} {n_fmt}/{total_fmt} |{bar:8}| {remaining} left{postfix}",
+        ) as shown,
+    ):
         for record in job.train(stop, progress=bar):
             shown.set_postfix_str(figures(record), refresh=False)
             shown.update()

@@ -50,5 +50,3 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> RunConfig:
         raise UserError(f"{folder} is no training run")
     fields = {name: value for name, value in config.items() if name != "base_sha256"}
     return from_mapping(RunConfig, fields, str(folder / "config.json"))
-
-

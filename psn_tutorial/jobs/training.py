@@ -48,9 +48,7 @@ class Job:
         return self.trainer.run
 
     @classmethod
-    def start(
-        cls, folder: str | Path, config: RunConfig, command: Sequence[str] | None = None
-    ) -> "Job":
+    def start(cls, folder: str | Path, config: RunConfig, command: Sequence[str] | None = None) -> "Job":
         """Begin a run in a new folder. ``command`` is the argument list that asked for it."""
         job = cls(config)
         job.trainer.run = Run.create(folder, job.settings, command)
@@ -66,10 +64,7 @@ class Job:
         config = settings_of(run.path, run.config)
         job = cls(config)
         if job.base_sha256 != run.config.get("base_sha256"):
-            raise UserError(
-                f"{folder} was started from another base policy than the one in "
-                f"{base_of(config)}"
-            )
+            raise UserError(f"{folder} was started from another base policy than the one in {base_of(config)}")
         job.go_on(run)
         return job
 
@@ -82,8 +77,7 @@ class Job:
                 self.trainer.restore(checkpoint)
             except (RuntimeError, KeyError) as error:
                 raise UserError(
-                    f"the checkpoint of step {checkpoint.step} in {run.path} is foreign: "
-                    f"{str(error).splitlines()[0]}"
+                    f"the checkpoint of step {checkpoint.step} in {run.path} is foreign: {str(error).splitlines()[0]}"
                 ) from None
             self._saved = checkpoint.step
         self.record = self._evaluations_until(self._saved)
@@ -129,9 +123,7 @@ class Job:
         path = self.run.path / "eval.json"
         record = EvaluationRecord.read(path) if path.is_file() else self.record
         kept = {s: results for s, results in record.steps.items() if s <= step}
-        return EvaluationRecord(
-            record.task, record.samples, record.temperature, record.seed, kept
-        )
+        return EvaluationRecord(record.task, record.samples, record.temperature, record.seed, kept)
 
 
 def export(job: Job) -> Path:
@@ -140,5 +132,3 @@ def export(job: Job) -> Path:
     if not folder.exists():
         save_policy(job.model, job.tokenizer, folder)
     return folder
-
-

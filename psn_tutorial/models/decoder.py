@@ -117,8 +117,9 @@ def empty_cache(model: nn.Module, rows: int, length: int, mask: Tensor | None = 
     if mask is not None and not bool(mask.all()):
         ones = torch.ones(rows, length - mask.shape[1], dtype=torch.bool, device=mask.device)
         visible = torch.cat([mask.bool(), ones], 1)
-    buffers = [[torch.empty(shape, dtype=weight.dtype, device=weight.device) for _ in core.model.layers]
-               for _ in range(2)]  # fmt: skip
+    buffers = [
+        [torch.empty(shape, dtype=weight.dtype, device=weight.device) for _ in core.model.layers] for _ in range(2)
+    ]
     cos, sin = rotary(core, length, None if visible is None else mask)
     return Cache(*buffers, cos, sin, visible)
 
@@ -145,9 +146,13 @@ def forward(
 
 
 def hidden_states(
-    model: nn.Module, ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None, last: int | None = None,
+    model: nn.Module,
+    ids: Tensor,
+    mask: Tensor | None = None,
+    cache: Cache | None = None,
+    last: int | None = None,
     recompute: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """What the head turns into logits, [B, T or last, H]; arguments as in :func:`forward`.
 
     recompute: keep only the input of every layer for the backward pass and compute its inside again (gradient
@@ -174,9 +179,16 @@ def hidden_states(
 
 
 def _layer(
-    layer: nn.Module, x: Tensor, keys: Tensor, values: Tensor, length: int, cos: Tensor, sin: Tensor,
-    visible: Tensor | None, last: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    layer: nn.Module,
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    length: int,
+    cos: Tensor,
+    sin: Tensor,
+    visible: Tensor | None,
+    last: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """One decoder layer after ``length`` tokens: its output [B, T or last, H], and all keys and values."""
     h = layer.input_layernorm(x)
     new = _keys_and_values(layer.self_attn, h, cos, sin)
@@ -213,9 +225,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     if new == 1 and q.device.type == "cpu" and q.dtype == torch.float32:  # half types need its wider sums
         return _attend_once(q, k, v, visible)
     mixed = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3), _attention_mask(visible, new, end, q.device),
-        is_causal=visible is None and new == end > 1, enable_gqa=heads != k.shape[2],
-    )  # fmt: skip
+        q.transpose(1, 2),
+        k.permute(1, 2, 0, 3),
+        v.permute(1, 2, 0, 3),
+        _attention_mask(visible, new, end, q.device),
+        is_causal=visible is None and new == end > 1,
+        enable_gqa=heads != k.shape[2],
+    )
     return mixed.transpose(1, 2).flatten(2)
 
 

@@ -101,9 +101,11 @@ def _nf4(config: QLoRAConfig):
     except ImportError as error:
         raise UserError(f"4-bit models need the extra 'qlora': pip install 'psn-tutorial[qlora]' ({error})") from None
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=config.double_quant,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=config.double_quant,
         bnb_4bit_compute_dtype=COMPUTE[config.compute],
-    )  # fmt: skip
+    )
 
 
 def keep_gradients_right_on_cpu(model: nn.Module) -> None:

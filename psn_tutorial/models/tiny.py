@@ -73,14 +73,20 @@ def build_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: in
         torch.manual_seed(seed)
         model = architecture(
             settings(
-                vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=config.ff,
-                num_hidden_layers=config.layers, num_attention_heads=config.heads,
-                num_key_value_heads=config.kv_heads, head_dim=config.hidden // config.heads,
-                tie_word_embeddings=config.tied, max_position_embeddings=config.positions,
-                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                vocab_size=len(tokenizer),
+                hidden_size=config.hidden,
+                intermediate_size=config.ff,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.kv_heads,
+                head_dim=config.hidden // config.heads,
+                tie_word_embeddings=config.tied,
+                max_position_embeddings=config.positions,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        )  # fmt: skip
+        )
     return model.eval()
 
 

@@ -58,21 +58,31 @@ class Shape:
     def of(cls, config: Any) -> "Shape":
         """The shape of a transformers config of type qwen2, qwen3 or llama."""
         return cls(
-            config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads,
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.num_key_value_heads,
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            config.intermediate_size, config.vocab_size, config.tie_word_embeddings,
-            config.model_type == "qwen2", config.model_type == "qwen3",
-        )  # fmt: skip
+            config.intermediate_size,
+            config.vocab_size,
+            config.tie_word_embeddings,
+            config.model_type == "qwen2",
+            config.model_type == "qwen3",
+        )
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
         """(in, out) of the linear layers of one decoder layer."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
-            "q_proj": (self.hidden, queries), "k_proj": (self.hidden, keys), "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden), "gate_proj": (self.hidden, self.ff), "up_proj": (self.hidden, self.ff),
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.ff),
+            "up_proj": (self.hidden, self.ff),
             "down_proj": (self.ff, self.hidden),
-        }  # fmt: skip
+        }
 
     @property
     def linear_weights(self) -> int:
@@ -140,9 +150,7 @@ def memory(shape: Shape, load: Load) -> dict[str, float]:
         "adapter and optimiser": shape.low_rank(load.rank, ALL) * 4 * 4,  # float32: weight, gradient, two moments
         "noise": load.draws * shape.low_rank(load.noise_rank, MLP) * load.bytes,
     }
-    parts["key-value cache"] = (
-        load.rollouts * tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * load.bytes
-    )
+    parts["key-value cache"] = load.rollouts * tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * load.bytes
     # Of the logits of one position: float32, log-probs, probabilities (4 bytes each) and their float64 sums.
     parts["logits while sampling"] = load.rollouts * shape.vocabulary * (3 * 4 + 8)
     parts["activations"] = _activations(shape, load, tokens)

@@ -35,8 +35,16 @@ def examine(online: bool = True) -> list[Finding]:
     online: also ask whether the hub answers, for at most 3 seconds (not with HF_HUB_OFFLINE).
     """
     looks: list[Callable[[], list[Finding]]] = [
-        _python, _libraries, _processor, _accelerator, _memory, _disk, _data, _allocator, _extras,
-    ]  # fmt: skip
+        _python,
+        _libraries,
+        _processor,
+        _accelerator,
+        _memory,
+        _disk,
+        _data,
+        _allocator,
+        _extras,
+    ]
     found = []
     for look in [*looks, *([_hub] if online else [])]:
         try:
@@ -70,9 +78,11 @@ def _library(name: str, low: tuple[int, ...], high: tuple[int, ...]) -> Finding:
     if low <= version_numbers(version) < high:
         return Finding(name, version)
     return Finding(
-        name, f"{version}, outside {allowed}", "bad",
+        name,
+        f"{version}, outside {allowed}",
+        "bad",
         f"{name} {version} has not been tried with this version of psn_tutorial: {install}.",
-    )  # fmt: skip
+    )
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
@@ -93,10 +103,7 @@ def _processor() -> list[Finding]:
     threads = torch.get_num_threads()
     advice = ""
     if threads > (cores or 1):
-        advice = (
-            f"torch uses {threads} threads on {cores} cores, which is slow: set "
-            f"OMP_NUM_THREADS={cores}."
-        )
+        advice = f"torch uses {threads} threads on {cores} cores, which is slow: set OMP_NUM_THREADS={cores}."
     return [
         Finding("cores", f"{cores} ({platform.machine()})"),
         Finding("threads of torch", str(threads), "absent" if advice else "good", advice),
@@ -119,10 +126,7 @@ def _memory() -> list[Finding]:
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()) / 2**30)
     if total >= NEEDED_GIB:
         return [Finding("memory", f"{total:.1f} GiB")]
-    advice = (
-        f"The demo needs {NEEDED_GIB:g} GiB of memory; train with --micro-batch 128 and fewer "
-        f"--samples."
-    )
+    advice = f"The demo needs {NEEDED_GIB:g} GiB of memory; train with --micro-batch 128 and fewer --samples."
     return [Finding("memory", f"{total:.1f} GiB", "bad", advice)]
 
 
@@ -181,9 +185,7 @@ def _extras() -> list[Finding]:
 def _hub() -> list[Finding]:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return [Finding("model hub", "not asked: HF_HUB_OFFLINE is set", "absent")]
-    advice = (
-        "Nothing shipped here needs the model hub; larger models do, and can be copied in by hand."
-    )
+    advice = "Nothing shipped here needs the model hub; larger models do, and can be copied in by hand."
     reasons: list[str] = []
     # In a thread: looking up a name can take longer than any timeout given to urlopen.
     asking = threading.Thread(target=lambda: reasons.append(_ask_hub()), daemon=True)

@@ -67,9 +67,16 @@ def _parity(trainer: Trainer) -> Finding:
     config, tokenizer = trainer.config, trainer.tokenizer
     prompts, mask = encode(tokenizer, [trainer.task.prompt(trainer.problems[0])])
     rollouts = sample(
-        trainer.model, prompts, mask, 4, min(trainer.max_tokens, 64), tokenizer.eos_token_id, tokenizer.pad_token_id,
-        stream(config.seed, "preflight"), config.temperature,
-    )  # fmt: skip
+        trainer.model,
+        prompts,
+        mask,
+        4,
+        min(trainer.max_tokens, 64),
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        stream(config.seed, "preflight"),
+        config.temperature,
+    )
     with torch.no_grad():
         reading = read_completions(trainer.model, rollouts, torch.arange(4), config.temperature)
     worst = float((reading.logps - rollouts.logps)[rollouts.mask].abs().max())
@@ -116,10 +123,17 @@ def _load(config: RunConfig, trainer: Trainer) -> Load:
     prompt = max(len(trainer.tokenizer(trainer.task.prompt(p))["input_ids"]) for p in trainer.problems[:100])
     rollouts = config.prompts * config.group
     return Load(
-        rollouts, prompt, trainer.max_tokens, min(config.micro_batch, rollouts),
-        config.draws if config.sigma else 0, config.lora_rank or 1, config.noise_rank,
-        bytes=2 if config.compute == "bfloat16" else 4, four_bit=config.four_bit, checkpointing=config.recompute,
-    )  # fmt: skip
+        rollouts,
+        prompt,
+        trainer.max_tokens,
+        min(config.micro_batch, rollouts),
+        config.draws if config.sigma else 0,
+        config.lora_rank or 1,
+        config.noise_rank,
+        bytes=2 if config.compute == "bfloat16" else 4,
+        four_bit=config.four_bit,
+        checkpointing=config.recompute,
+    )
 
 
 def _memory(shape: Shape, load: Load) -> Finding:

@@ -60,50 +60,54 @@ def draw(results: Results) -> Iterator[Picture]:
     if "success" in results.metrics:
         curves = _success(results)
         yield _picture(
-            results, "success",
+            results,
+            "success",
             "Exact success probability of the clean policy, on a log scale. Thin lines: one "
             "training seed each; bold: their geometric mean.",
             plotting.success_curves(curves, floor=_floor(curves)),
-        )  # fmt: skip
+        )
     if any(metric.startswith("pass@") for metric in results.metrics):
-        summaries = {
-            results.label(arm): summarise(results.final(arm)) for arm in ("base", *results.runs)
-        }
+        summaries = {results.label(arm): summarise(results.final(arm)) for arm in ("base", *results.runs)}
         yield _picture(
-            results, "pass-at-k",
+            results,
+            "pass-at-k",
             "pass@k of the clean policy after the last step, with intervals as bands.",
             plotting.pass_at_k_curves(summaries),
-        )  # fmt: skip
+        )
     if results.experiment.frontier:
         x, y = results.experiment.frontier
         yield _picture(
-            results, "frontier",
+            results,
+            "frontier",
             f"{y} over {x} along training. Every path begins at the base. An arm explores better "
             f"only where its path lies above another's at equal {x}.",
             plotting.frontier_plot(_paths(results), x, y),
-        )  # fmt: skip
+        )
     coverages = [m for m in ("coverage", "family_coverage") if m in results.metrics]
     if coverages:
         summaries = {results.label(arm): s for arm, s in results.summaries.items()}
         samples = results.base.evaluations.samples
         yield _picture(
-            results, "coverage",
+            results,
+            "coverage",
             f"Distinct solutions, and families of solutions, that {samples} samples per problem "
             f"find, of all that an exhaustive solver lists.",
             plotting.coverage_bars(summaries, coverages),
-        )  # fmt: skip
+        )
     window = max(1, len(next(iter(steps.values()))[0]) // 15)
     yield _picture(
-        results, "reward",
+        results,
+        "reward",
         "Mean reward of the rollouts: of the sampler, noisy or hot, not of the clean policy.",
         plotting.learning_curves(steps, window=window),
-    )  # fmt: skip
+    )
     yield _picture(
-        results, "diagnostics",
+        results,
+        "diagnostics",
         "Is the correction alive, and how large is the noise? Importance ratios are unclamped; "
         "plain GRPO samples from the policy itself and stands at 1 and 0.",
         plotting.noise_diagnostics(steps, window=window),
-    )  # fmt: skip
+    )
 
 
 def _success(results: Results) -> dict[str, list[list[dict[str, float]]]]:
@@ -131,8 +135,7 @@ def _paths(results: Results) -> dict[str, dict[int, Any]]:
         seeds = results.paths(arm)
         steps = sorted(set.intersection(*map(set, seeds)))
         paths[results.label(arm)] = {
-            step: results.summary([seed[step] for seed in seeds] if step else [seeds[0][0]])
-            for step in steps
+            step: results.summary([seed[step] for seed in seeds] if step else [seeds[0][0]]) for step in steps
         }
     return paths
 
@@ -187,10 +190,7 @@ def limits(every: Sequence[Results]) -> list[str]:
                 f"and how another seed would have trained stays open."
             )
         if samples := results.base.evaluations.samples:
-            said.append(
-                f"{name}: {samples} samples per problem. What would be found with more is "
-                f"not known."
-            )
+            said.append(f"{name}: {samples} samples per problem. What would be found with more is not known.")
     count = sum(len(r.metrics) * (2 * len(r.runs) - 1) for r in every)
     said += [
         "Temperature and sigma were chosen before, and not searched here: another value of either "
@@ -221,8 +221,7 @@ def _settings(results: Results) -> Table:
     own = dict.fromkeys(name for arm in results.experiment.arms.values() for name in arm.changes)
     common = [name for name in results.experiment.common if name not in own]
     rows = tuple(
-        (name.replace("_", " "), *(_setting(config, name) for config in configs.values()))
-        for name in (*own, *common)
+        (name.replace("_", " "), *(_setting(config, name) for config in configs.values())) for name in (*own, *common)
     )
     seeds = ", ".join(map(str, results.experiment.seeds))
     note = f"Seeds: {seeds}. All settings: config.json in the folder of each run"
@@ -248,18 +247,14 @@ def _origin(comparison: Comparison) -> Iterable[str]:
     facts = {
         "command": _each(shlex.join(run.provenance["command"] or ["(Python)"]) for run in runs),
         "commit": _each(run.provenance["commit"] or "not known" for run in runs),
-        "versions": _each(
-            ", ".join(f"{k} {v}" for k, v in run.provenance["versions"].items()) for run in runs
-        ),
+        "versions": _each(", ".join(f"{k} {v}" for k, v in run.provenance["versions"].items()) for run in runs),
         "processor": _each(
             f"{p['cpu']}, {p['cpu_count']} cores, {p['threads']} threads used, {p['system']}"
             for p in (run.provenance for run in runs)
         ),
         "started": min(run.provenance["started"] for run in runs),
         "time": _duration(runs),
-        "base policies": _each(
-            run.config["policy_sha256"][:16] for run in runs if "policy_sha256" in run.config
-        ),
+        "base policies": _each(run.config["policy_sha256"][:16] for run in runs if "policy_sha256" in run.config),
     }
     cells = "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in facts.items())
     yield f'<div class="scroll"><table class="facts">{cells}</table></div>'
@@ -294,9 +289,7 @@ def _figure(picture: Picture) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
-    rows = "".join(
-        f"<tr><th>{_text(row[0])}</th>{''.join(map(_cell, row[1:]))}</tr>" for row in table.rows
-    )
+    rows = "".join(f"<tr><th>{_text(row[0])}</th>{''.join(map(_cell, row[1:]))}</tr>" for row in table.rows)
     return (
         f'<h4>{_text(table.title)}</h4><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{rows}</tbody></table></div><p class="note">{_text(table.note)}</p>'
@@ -309,10 +302,7 @@ def _cell(text: str) -> str:
 
 
 def _found(name: str, found: Sequence[Finding]) -> str:
-    items = "".join(
-        f"<li>{_text(finding.text)}: <strong>{_text(finding.verdict)}</strong>.</li>"
-        for finding in found
-    )
+    items = "".join(f"<li>{_text(finding.text)}: <strong>{_text(finding.verdict)}</strong>.</li>" for finding in found)
     link = f'<a href="#{_text(name)}">{_text(name.capitalize())}</a>'
     return f"<h3>{link}</h3><ul>{items}</ul>"
 

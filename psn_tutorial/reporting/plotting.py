@@ -159,9 +159,15 @@ def success_curves(runs: Runs, key: str = "success", floor: float = 1e-6) -> Dra
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.axhline(floor, color="#888888", linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
         axes.annotate(
-            f"{floor:g} or less", (1, floor), (-4, 4), color="#777777", fontsize=9, ha="right",
-            xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-        )  # fmt: skip
+            f"{floor:g} or less",
+            (1, floor),
+            (-4, 4),
+            color="#777777",
+            fontsize=9,
+            ha="right",
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+        )
         _label_ends(axes, _ends(numbers))
     return figure, numbers
 
@@ -239,17 +245,12 @@ def frontier_plot(
         axes.set(xlabel=_in_words(x), ylabel=_in_words(y))
         axes.margins(0.08)
         _label_points(axes, ends)
-        intervals = {
-            arm: [s[metric] for s in path.values() for metric in (x, y)]
-            for arm, path in arms.items()
-        }
+        intervals = {arm: [s[metric] for s in path.values() for metric in (x, y)] for arm, path in arms.items()}
         _say_level(figure, intervals, "Large marker: last checkpoint. ")
     return figure, numbers
 
 
-def coverage_bars(
-    summaries: Summaries, metrics: Sequence[str] = ("coverage", "family_coverage")
-) -> Drawn:
+def coverage_bars(summaries: Summaries, metrics: Sequence[str] = ("coverage", "family_coverage")) -> Drawn:
     """One panel per metric, one bar per arm, the interval as a whisker, the figure written out.
 
     numbers: {metric: {arm: [value, low, high]}}. Raises UserError when a summary lacks a metric.
@@ -262,17 +263,20 @@ def coverage_bars(
                 raise UserError(f"the summary of {arm!r} holds no {metric}")
     numbers = {
         metric: {
-            arm: [float(v) for v in (s[metric].value, s[metric].low, s[metric].high)]
-            for arm, s in summaries.items()
+            arm: [float(v) for v in (s[metric].value, s[metric].low, s[metric].high)] for arm, s in summaries.items()
         }
         for metric in metrics
     }
     arms, colours = list(summaries), arm_colours(summaries)
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            1, len(metrics), figsize=(SIZE[0], 1.2 + 0.5 * len(arms)), sharey=True,
-            squeeze=False, layout="constrained",
-        )  # fmt: skip
+            1,
+            len(metrics),
+            figsize=(SIZE[0], 1.2 + 0.5 * len(arms)),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
         for axes, metric in zip(panels[0], metrics, strict=True):
             for place, arm in enumerate(arms):
                 value, low, high = numbers[metric][arm]
@@ -280,9 +284,14 @@ def coverage_bars(
                 axes.hlines(place, low, high, color="#222222", linewidth=1.4)
                 right = value if math.isnan(high) else max(high, value)
                 axes.annotate(
-                    f"{value:.3f}", (right, place), (6, 0), textcoords="offset points",
-                    va="center", fontsize=10, color="#333333",
-                )  # fmt: skip
+                    f"{value:.3f}",
+                    (right, place),
+                    (6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=10,
+                    color="#333333",
+                )
             axes.set_yticks(range(len(arms)), arms)
             axes.set_title(_in_words(metric), color="#333333")
             axes.grid(False, axis="y")
@@ -313,9 +322,13 @@ def noise_diagnostics(runs: Runs, keys: Sequence[str] = DIAGNOSTICS, window: int
     rows = math.ceil(len(held) / columns)
     with plt.rc_context(STYLE | {"font.size": 9, "axes.titlesize": 9.5}):
         figure, panels = plt.subplots(
-            rows, columns, figsize=(SIZE[0], 0.6 + 2.2 * rows), sharex=True, squeeze=False,
+            rows,
+            columns,
+            figsize=(SIZE[0], 0.6 + 2.2 * rows),
+            sharex=True,
+            squeeze=False,
             layout="constrained",
-        )  # fmt: skip
+        )
         for axes in panels.flat[len(held) :]:
             axes.set_visible(False)
         for axes, key in zip(panels.flat, held, strict=False):
@@ -333,9 +346,7 @@ def noise_diagnostics(runs: Runs, keys: Sequence[str] = DIAGNOSTICS, window: int
             axes.set_xlabel("training step")
             axes.tick_params(labelbottom=True)
         handles = [plt.Line2D([], [], color=colours[arm], linewidth=2.5) for arm in runs]
-        figure.legend(
-            handles, list(runs), loc="outside upper left", ncols=min(4, len(runs)), fontsize=10
-        )
+        figure.legend(handles, list(runs), loc="outside upper left", ncols=min(4, len(runs)), fontsize=10)
     return figure, numbers
 
 
@@ -446,9 +457,15 @@ def _draw_runs(
         if len(values) > 1:
             for seed in values:
                 axes.plot(
-                    steps, seed, color=colour, linewidth=0.8, alpha=0.4, linestyle=dashes,
-                    marker=marker, markersize=3,
-                )  # fmt: skip
+                    steps,
+                    seed,
+                    color=colour,
+                    linewidth=0.8,
+                    alpha=0.4,
+                    linestyle=dashes,
+                    marker=marker,
+                    markersize=3,
+                )
         middle = mean(values, axis=0)
         axes.plot(steps, middle, color=colour, linewidth=width, linestyle=dashes, marker=marker)
         numbers[arm] = {"step": steps, "mean": middle.tolist(), "seeds": values.tolist()}
@@ -474,10 +491,17 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], gap: float 
         offset = ((right - x) * scale + 10, place - y * scale)
         leader = {"arrowstyle": "-", "color": colours[arm], "alpha": 0.5, "linewidth": 0.8}
         axes.annotate(
-            arm, ends[arm], offset, textcoords="offset points", color=colours[arm], va="center",
-            fontweight="bold", fontsize=10, annotation_clip=False,
+            arm,
+            ends[arm],
+            offset,
+            textcoords="offset points",
+            color=colours[arm],
+            va="center",
+            fontweight="bold",
+            fontsize=10,
+            annotation_clip=False,
             arrowprops=leader | {"shrinkA": 1, "shrinkB": 2},
-        )  # fmt: skip
+        )
 
 
 def _spread(places: Sequence[float], gap: float) -> list[float]:
@@ -504,15 +528,19 @@ def _label_points(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
     places = _spread([pixels[arm][1] + 10 for arm in order], 14.0)
     for arm, place in zip(order, places, strict=True):
         axes.annotate(
-            arm, ends[arm], (9, place - pixels[arm][1]), textcoords="offset points",
-            color=colours[arm], va="center", fontweight="bold", fontsize=10,
+            arm,
+            ends[arm],
+            (9, place - pixels[arm][1]),
+            textcoords="offset points",
+            color=colours[arm],
+            va="center",
+            fontweight="bold",
+            fontsize=10,
             path_effects=[withStroke(linewidth=3, foreground="white")],  # whiskers run below
-        )  # fmt: skip
+        )
 
 
-def _say_level(
-    figure: Figure, intervals: Mapping[str, Sequence[Interval]], first: str = ""
-) -> None:
+def _say_level(figure: Figure, intervals: Mapping[str, Sequence[Interval]], first: str = "") -> None:
     """Say under the figure what the bands or whiskers are, and of which arms if they differ."""
     kinds: dict[str, list[str]] = {}
     for arm, points in intervals.items():

@@ -131,8 +131,7 @@ def _differences(results: Results, other: str, title: str) -> Table:
     arms = [arm for arm in results.runs if arm != other]
     differences = {arm: results.difference(arm, other) for arm in arms}
     rows = tuple(
-        (WORDS.get(m, m), *(f"{d[m].brackets()} {mark(d[m])}" for d in differences.values()))
-        for m in results.metrics
+        (WORDS.get(m, m), *(f"{d[m].brackets()} {mark(d[m])}" for d in differences.values())) for m in results.metrics
     )
     return Table(title, ("", *map(results.label, arms)), rows, MARKS).narrow()
 
@@ -218,7 +217,5 @@ def _at_equal(label: str, reference: str, gap: FrontierGap) -> Finding:
         return Finding(why, "no comparison")
     what = "seeds" if gap.difference.unit == "seeds" else "resamples"
     partly = f", from the {gap.inside:.0%} of {what} that overlap" * (gap.inside < 1)
-    text = (
-        f"{opening} ({short(gap.x, '.3f')}), {gap.y_metric}: difference {gap.difference}{partly}"
-    )
+    text = f"{opening} ({short(gap.x, '.3f')}), {gap.y_metric}: difference {gap.difference}{partly}"
     return Finding(text, verdict(gap.difference))

@@ -14,6 +14,7 @@ from psn_tutorial.errors import UserError
 
 P = TypeVar("P")
 
+
 @dataclass(frozen=True)
 class Verdict:
     """What the verifier says of one response.
@@ -121,5 +122,3 @@ def require_fields(where: str, fields: Any, names: tuple[str, ...]) -> None:
     if not isinstance(fields, Mapping) or set(fields) != set(names):
         got = ", ".join(map(str, fields)) if isinstance(fields, Mapping) else type(fields).__name__
         raise UserError(f"{where} must hold exactly the fields {', '.join(names)}, got {got[:80]}")
-
-

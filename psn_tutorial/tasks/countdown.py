@@ -116,9 +116,7 @@ def _moves(numbers: Multiset, operators: str, limit: int) -> Iterator[tuple[Step
 
 
 @lru_cache(maxsize=100_000)
-def _endings(
-    numbers: Multiset, target: int, operators: str, limit: int
-) -> tuple[tuple[Step, ...], ...]:
+def _endings(numbers: Multiset, target: int, operators: str, limit: int) -> tuple[tuple[Step, ...], ...]:
     """Every sequence of steps from these numbers to the target."""
     if len(numbers) == 1:
         return ((),) if numbers[0] == target else ()
@@ -170,9 +168,7 @@ def _solutions(numbers: Multiset, target: int, operators: str, limit: int) -> tu
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
-def verify(
-    response: str, problem: Problem, limit: int = LIMIT, operators: str = OPERATORS
-) -> Verdict:
+def verify(response: str, problem: Problem, limit: int = LIMIT, operators: str = OPERATORS) -> Verdict:
     """Judge a response by the semantics above; the words are separated by single spaces.
 
     The length is checked before anything else, so hostile text costs nothing, and nothing is ever
@@ -277,9 +273,7 @@ def generate(
     return problems
 
 
-def _check_difficulty(
-    numbers: int, largest: int, target: tuple[int, int], operators: str, limit: int
-) -> None:
+def _check_difficulty(numbers: int, largest: int, target: tuple[int, int], operators: str, limit: int) -> None:
     require_integer("limit", limit, 1, 9999)
     require_integer("numbers", numbers, 2, MOST_NUMBERS)
     require_integer("largest", largest, 1, limit)

@@ -57,9 +57,13 @@ def read_row(row: Mapping[str, Any], where: str) -> Problem:
     answer = SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
     level = re.search(r"[0-9]+", str(row.get("level", "")))
     return Problem(
-        question, answer, solution.strip(), str(_first(row, ("id", "unique_id", "idx"))),
-        str(_first(row, ("topic", "subject", "subfield", "type"))), int(level[0][:9]) if level else 0,
-    )  # fmt: skip
+        question,
+        answer,
+        solution.strip(),
+        str(_first(row, ("id", "unique_id", "idx"))),
+        str(_first(row, ("topic", "subject", "subfield", "type"))),
+        int(level[0][:9]) if level else 0,
+    )
 
 
 def last_boxed(text: str) -> str | None:

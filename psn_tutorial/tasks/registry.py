@@ -24,14 +24,9 @@ def get_task(name: str, **difficulty: Any) -> "Task[Any]":
     """
     classes = dict(zip((*TASK_NAMES, *LANGUAGE_TASKS), (Countdown, Rules, Chain, Math), strict=True))
     if name not in classes:
-        raise UserError(
-            f"task must be one of {', '.join(classes)}, got {name!r}{suggest(name, classes)}"
-        )
+        raise UserError(f"task must be one of {', '.join(classes)}, got {name!r}{suggest(name, classes)}")
     known = list(classes[name].__dataclass_fields__)
     for field in difficulty:
         if field not in known:
-            raise UserError(
-                f"task {name} has no field {field!r}{suggest(field, known)}; "
-                f"it has {', '.join(known)}"
-            )
+            raise UserError(f"task {name} has no field {field!r}{suggest(field, known)}; it has {', '.join(known)}")
     return classes[name](**difficulty)

@@ -188,9 +188,7 @@ class Rules:
         """Every accepted completion. Raises UserError if more than MOST_ACCEPTED."""
         return [self.completion(solution, problem) for solution in self.solutions(problem)]
 
-    def exact_success(
-        self, policy_logps: Callable[[str, list[str]], Sequence[float]], problem: Problem
-    ) -> float:
+    def exact_success(self, policy_logps: Callable[[str, list[str]], Sequence[float]], problem: Problem) -> float:
         """The probability that a policy answers correctly: exact, no sampling.
 
         policy_logps(prompt, completions) -> for each completion the natural log of the probability
@@ -216,9 +214,7 @@ class Rules:
         weights = None if for_skill else prior
         rules = rng.choices(self.letters, weights, k=self.steps)
         one_step = (not for_skill, True) if self.values else (True,)
-        return Demonstration(
-            self.completion(rules, problem), loss=one_step * self.steps, end_loss=False
-        )
+        return Demonstration(self.completion(rules, problem), loss=one_step * self.steps, end_loss=False)
 
     def to_json(self, problem: Problem) -> dict[str, Any]:
         return {"digits": list(problem.digits)}
@@ -244,9 +240,7 @@ class Chain(Rules):
         return "chain"
 
 
-def generate(
-    seed: int, count: int, exclude: Iterable[Problem] = (), **difficulty: Any
-) -> list[Problem]:
+def generate(seed: int, count: int, exclude: Iterable[Problem] = (), **difficulty: Any) -> list[Problem]:
     """``Rules(**difficulty).generate``."""
     return Rules(**difficulty).generate(seed, count, exclude)
 

@@ -33,9 +33,7 @@ def load_split(task_name: str, split: str, data: Path = DATA) -> list[Any]:
     task = get_task(task_name)
     names = list(SPLITS.get(task_name, {"eval": {}, "train": {}}))
     if split not in names:
-        raise UserError(
-            f"split must be one of {', '.join(names)}, got {split!r}{suggest(split, names)}"
-        )
+        raise UserError(f"split must be one of {', '.join(names)}, got {split!r}{suggest(split, names)}")
     if task_name not in SPLITS:
         return task.generate(seed=0, count=1)
     path = data / task_name / f"{split}.jsonl"

@@ -13,12 +13,33 @@ from psn_tutorial.tasks.questions import Problem
 
 LOWEST, HIGHEST = 2, 20  # of the numbers in a question; what is worked out from them is in 0..60
 PEOPLE = {
-    "Anna": "She", "Ben": "He", "Carla": "She", "David": "He", "Emma": "She", "Felix": "He",
-    "Grace": "She", "Hugo": "He", "Ida": "She", "Jonas": "He", "Karin": "She", "Leo": "He",
-}  # fmt: skip
+    "Anna": "She",
+    "Ben": "He",
+    "Carla": "She",
+    "David": "He",
+    "Emma": "She",
+    "Felix": "He",
+    "Grace": "She",
+    "Hugo": "He",
+    "Ida": "She",
+    "Jonas": "He",
+    "Karin": "She",
+    "Leo": "He",
+}
 THINGS = (
-    "apples", "books", "cards", "coins", "eggs", "flowers", "marbles", "nuts", "pencils", "shells", "stamps", "stones",
-)  # fmt: skip
+    "apples",
+    "books",
+    "cards",
+    "coins",
+    "eggs",
+    "flowers",
+    "marbles",
+    "nuts",
+    "pencils",
+    "shells",
+    "stamps",
+    "stones",
+)
 GAINS = ("buys {} more", "finds {} more", "gets {} from a friend", "wins {} in a game")
 LOSSES = ("gives {} away", "loses {}", "sells {}", "leaves {} at school")
 QUESTIONS = ("How many {things} has {name} now?", "How many {things} are there in the end?")

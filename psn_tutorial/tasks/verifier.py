@@ -31,9 +31,11 @@ class Worker:
     def __init__(self, seconds: float, megabytes: int) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(PROGRAM), str(seconds), str(megabytes)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the caller
-        )  # fmt: skip
+        )
         try:
             problem = self._line()
         except BaseException:

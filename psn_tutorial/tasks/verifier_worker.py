@@ -29,8 +29,10 @@ from typing import Any, BinaryIO
 ARITHMETIC = re.compile(r"[0-9\s.+*/()-]*")
 WAITING = 10  # seconds of the clock allowed for each of the processor, on a busy machine
 WARM_UP = (  # gold answers of different kinds, and one that sympy has to simplify
-    ("Half: $\\boxed{\\frac{1}{2}}$.", "0.5"), ("The answer is 10 * 100", "(1, 2)"), ("$\\boxed{(x+1)^2}$", "x^2+2x+1"),
-)  # fmt: skip
+    ("Half: $\\boxed{\\frac{1}{2}}$.", "0.5"),
+    ("The answer is 10 * 100", "(1, 2)"),
+    ("$\\boxed{(x+1)^2}$", "x^2+2x+1"),
+)
 
 
 def guarded(parse_expr: Callable[..., Any]) -> Callable[..., Any]:

@@ -69,13 +69,16 @@ def _entries(*rows: tuple[str, ...]) -> tuple[Entry, ...]:
     return tuple(Entry(*row) for row in rows)
 
 
+# The formatter would write every field on a line of its own.
+# fmt: off
 METHOD = _entries(
     ("One draw of noise disturbs the weights of the sampler",
      r"\tilde\theta = \theta + \varepsilon,\ \varepsilon \sim \mathcal N(0, \sigma^2 I)", "paper, method",
      "noise:perturbed", "test_noise.py::test_noise_changes_its_targets_and_nothing_else_and_goes_away_bitwise", "07"),
     ("One draw for a whole answer: what that is worth where it moves all choices alike",
      r"\mathbb E_\varepsilon\big[\prod_t p_t(\varepsilon)\big] \ge \prod_t \mathbb E_\varepsilon[p_t(\varepsilon)]",
-     "paper, abstract", "teaching.exact:gaussian_mean", "teaching/test_exact.py::test_gaussian_mean_is_the_integral", "03"),
+     "paper, abstract", "teaching.exact:gaussian_mean",
+     "teaching/test_exact.py::test_gaussian_mean_is_the_integral", "03"),
     ("Which weights: the feed-forward ones in the paper", r"\varepsilon_i = 0 \text{ outside the targets}",
      "paper, injection sites", "noise:NoiseConfig", "test_noise.py::test_roles_are_those_of_the_modules", "03"),
     ("A draw is a function of seed, number and name", r"\varepsilon = g(\text{seed}, \text{draw}, \text{name})",
@@ -155,7 +158,8 @@ METHOD = _entries(
      r"\mathrm{KL}(U \parallel p) \text{ or } \mathrm{KL}(p \parallel U)", "ours", "signals:token_certainty",
      "test_signals.py::test_they_are_scipys_kl_divergences", "05"),
     ("The chance that one of k samples is right, without bias", r"1 - \binom{n - c}{k} / \binom{n}{k}",
-     "arXiv 2107.03374", "evaluation.estimators:pass_at_k", "evaluation/test_metrics.py::test_pass_at_k_is_the_mean_over_all_subsets",
+     "arXiv 2107.03374", "evaluation.estimators:pass_at_k",
+     "evaluation/test_metrics.py::test_pass_at_k_is_the_mean_over_all_subsets",
      "01"),
     ("The same over problems, with its interval", "", "bootstrap", "evaluation.estimators:pass_at_k_interval",
      "evaluation/test_metrics.py::test_pass_at_16_covers_a_beta_binomial_population", "10"),
@@ -169,7 +173,7 @@ METHOD = _entries(
      "evaluation/test_metrics.py::test_compare_several_seeds", "07"),
     ("Two arms at equal pass@1, where a slow learner is no explorer", "", "ours", "evaluation.frontier:frontier",
      "evaluation/test_frontier.py::test_a_slower_arm_is_not_above_though_it_wins_at_equal_steps", "07"),
-)  # fmt: skip
+)
 
 # The ten statements of notebook 04, by their numbers; the first has two halves.
 IDENTITIES = _entries(
@@ -188,26 +192,32 @@ IDENTITIES = _entries(
      "teaching/test_identities.py::test_statement_3_truncating_and_masking_are_exact_for_other_targets", "04"),
     ("The effective sample size is a chi-square", r"\mathrm{ESS} / n \to 1 / (1 + \chi^2(\pi, \mu))", "statement 4",
      "teaching.exact:population_ess",
-     "teaching/test_identities.py::test_statement_4_ess_is_one_over_one_plus_chi_square_and_a_capped_one_has_a_floor", "04"),
+
+         "teaching/test_identities.py::test_statement_4_ess_is_one_over_one_plus_chi_square_and_a_capped_one_has_a_floor",
+     "04"),
     ("A small KL leaves the cap little to do", r"P_\mu(w > C) \le \mathrm{KL}(\mu \parallel \pi) / (C - 1 - \ln C)",
-     "statement 5", "teaching.exact:kl", "teaching/test_identities.py::test_statement_5_the_kl_bounds_how_many_ratios_a_cap_can_touch",
+     "statement 5", "teaching.exact:kl",
+     "teaching/test_identities.py::test_statement_5_the_kl_bounds_how_many_ratios_a_cap_can_touch",
      "04"),
     ("A baseline is free without a cap only", r"\mathbb E_\mu[w \nabla \log \pi] = 0", "statement 6",
-     "importance:importance_weights", "teaching/test_identities.py::test_statement_6_a_baseline_is_free_without_a_cap_only",
+     "importance:importance_weights",
+     "teaching/test_identities.py::test_statement_6_a_baseline_is_free_without_a_cap_only",
      "04"),
     ("Sequence weights silence long noisy answers", r"\mathrm{median}(w) \approx e^{-\mathrm{KL} \cdot T}",
      "statement 7", "importance:importance_weights",
      "teaching/test_identities.py::test_statement_7_the_median_ratio_falls_as_exp_of_minus_the_kl", "04"),
     ("k1 and k3 are unbiased numbers; as losses they pull elsewhere",
      r"\mathbb E_\mu[-\log w] = \mathbb E_\mu[w - 1 - \log w] = \mathrm{KL}(\mu \parallel \pi)", "statement 8",
-     "teaching.exact:kl", "teaching/test_identities.py::test_statement_8_the_three_estimators_as_numbers_and_as_losses", "04"),
+     "teaching.exact:kl",
+     "teaching/test_identities.py::test_statement_8_the_three_estimators_as_numbers_and_as_losses", "04"),
     ("Mixture weights are unbiased and vary less", r"\pi / \tfrac1N \sum_j \mu_j \le N\, \pi / \mu_i", "statement 9",
-     "importance:mixture_logps", "teaching/test_identities.py::test_statement_9_mixture_weights_are_unbiased_and_vary_less",
+     "importance:mixture_logps",
+     "teaching/test_identities.py::test_statement_9_mixture_weights_are_unbiased_and_vary_less",
      "04"),
     ("The denominator is what generated the tokens, its temperature included",
      r"\mu(o_t) = \mathrm{softmax}(\ell / T)_{o_t}", "statement 10", "importance:importance_weights",
      "teaching/test_identities.py::test_statement_10_the_denominator_is_what_generated_the_tokens", "04"),
-)  # fmt: skip
+)
 
 DIVERGENCES = _entries(
     ("Noise acts where its filter says, and the receipt lists where", "", "vllm_rollout.py", "noise:perturbed",
@@ -233,7 +243,7 @@ DIVERGENCES = _entries(
     ("Realised sigma and unchanged share are measured and logged", "", "its floor of sigma", "noise:NoiseReceipt",
      "test_noise.py::test_bf16_swallows_small_noise", "10",
      "Nothing says how much of the noise the rounding to bf16 swallows"),
-)  # fmt: skip
+)
 
 
 def _threads(*paths: str) -> str:
@@ -260,12 +270,14 @@ QUESTIONS = _entries(
      _threads("verl-project/verl/pull/5635", "verl-project/verl/pull/5839"), "tasks.math:verify_math",
      "tasks/test_verifier.py::test_threads_get_their_own_verdicts", "10"),
     ("My accuracy differs from the reported one. Is that a difference?", "", _threads("lsdefine/simple_GRPO/issues/40"),
-     "evaluation.estimators:pass_at_k_interval", "evaluation/test_metrics.py::test_pass_at_16_covers_a_beta_binomial_population", "10"),
+     "evaluation.estimators:pass_at_k_interval",
+     "evaluation/test_metrics.py::test_pass_at_16_covers_a_beta_binomial_population", "10"),
     ("Another machine gives other digits. Is that a bug?", "", _threads("rasbt/reasoning-from-scratch/issues/152"),
      "trainer:Trainer.restore", "test_trainer.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one", "10"),
     ("An update of a library broke it. Which versions work?", "", _threads("unslothai/unsloth/issues/3081"),
      "preflight.machine:examine", "test_project.py::test_the_lock_file_fits_the_ranges", "10"),
-)  # fmt: skip
+)
+# fmt: on
 
 INDEX = METHOD + IDENTITIES + DIVERGENCES + QUESTIONS
 

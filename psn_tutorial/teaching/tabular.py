@@ -73,9 +73,7 @@ def trajectories(vocabulary: int = 3, horizon: int = 3, end: int | None = None) 
         tokens.append([*text, *padding])
         mask.append([True] * len(text) + [False] * len(padding))
         prefixes.append([*seen, *padding])
-    return Trajectories(
-        torch.tensor(tokens), torch.tensor(mask), torch.tensor(prefixes), tuple(numbers), vocabulary
-    )
+    return Trajectories(torch.tensor(tokens), torch.tensor(mask), torch.tensor(prefixes), tuple(numbers), vocabulary)
 
 
 def features(every: Trajectories, *parts: str) -> Tensor:

@@ -34,8 +34,22 @@ from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.files import write_problems
 
 # A few steps of the smallest task; the entropy bonus moves the weights even where nothing is right.
-TINY = ["--task", "chain", "--steps", "4", "--prompts", "2", "--group", "4", "--samples", "4",
-        "--entropy-coef", "0.01", "--lr", "0.001"]  # fmt: skip
+TINY = [
+    "--task",
+    "chain",
+    "--steps",
+    "4",
+    "--prompts",
+    "2",
+    "--group",
+    "4",
+    "--samples",
+    "4",
+    "--entropy-coef",
+    "0.01",
+    "--lr",
+    "0.001",
+]
 NOISY = [*TINY, "--sigma", "0.5", "--relative", "--targets", "all", "--draws", "4"]
 
 
@@ -363,7 +377,7 @@ def test_other_errors_of_the_system_are_sentences_too(psn, monkeypatch):
         (OSError("odd"), "psn-tutorial: odd\n"),
         (MemoryError(), "psn-tutorial: out of memory; a smaller --micro-batch or --samples needs less\n"),
     ):
-        monkeypatch.setitem(COMMANDS, "doctor", ("", lambda words, error=error: (_ for _ in ()).throw(error)))
+        monkeypatch.setattr("psn_tutorial.cli.doctor.run", lambda words, error=error: (_ for _ in ()).throw(error))
         said = psn("doctor")
         assert (said.code, said.err) == (2, sentence)
 

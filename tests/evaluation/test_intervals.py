@@ -52,8 +52,13 @@ def test_format_takes_digits_and_leaves_the_seeds_out():
 def test_json_has_null_where_there_is_no_bound():
     record = bootstrap_interval([0.5]).to_json()
     assert json.loads(json.dumps(record, allow_nan=False)) == {
-        "value": 0.5, "low": None, "high": None, "level": 0.95, "n": 1, "unit": "problems",
-    }  # fmt: skip
+        "value": 0.5,
+        "low": None,
+        "high": None,
+        "level": 0.95,
+        "n": 1,
+        "unit": "problems",
+    }
 
 
 def test_bootstrap_agrees_with_scipy():

@@ -350,8 +350,9 @@ def test_one_evaluation_is_bootstrapped_over_its_problems():
     found = [len(r.solutions) / 10 for r in results]
     assert summary["coverage"] == bootstrap_interval(found, seed=9)
     assert list(summarise([results], ks=[3], metrics=["zero_contrast@16"])) == [
-        "pass@3", "zero_contrast@16",
-    ]  # fmt: skip
+        "pass@3",
+        "zero_contrast@16",
+    ]
     few = evaluation(rng, [0.5, 0.5], n=10)
     assert list(summarise([few]))[:4] == ["pass@1", "pass@2", "pass@4", "pass@8"]
     with pytest.raises(UserError, match="k must be at most num_samples = 10, got 16"):

@@ -53,14 +53,15 @@ def test_every_figure_survives_the_file(tmp_path_factory, made):
     made.write(path)
     back = EvaluationRecord.read(path)
     assert (back.task, back.samples, back.temperature, back.seed) == (
-        made.task, made.samples, made.temperature, made.seed
-    )  # fmt: skip
+        made.task,
+        made.samples,
+        made.temperature,
+        made.seed,
+    )
     assert list(back.steps) == sorted(made.steps)
     for step, results in made.steps.items():
         again = back.steps[step]
-        assert [(r.problem, r.n, r.c, r.exact) for r in again] == [
-            (r.problem, r.n, r.c, r.exact) for r in results
-        ]
+        assert [(r.problem, r.n, r.c, r.exact) for r in again] == [(r.problem, r.n, r.c, r.exact) for r in results]
         for metric in ("pass@1", "pass@4", "coverage", "coverage@2", "family_coverage@3"):
             assert per_problem(again, metric) == pytest.approx(per_problem(results, metric))
     assert back.last == back.steps[max(made.steps)]
@@ -83,10 +84,13 @@ def test_an_empty_record_has_no_last():
 
 
 GOOD = {
-    "task": "rules", "samples": 4, "temperature": 1.0, "seed": 0,
+    "task": "rules",
+    "samples": 4,
+    "temperature": 1.0,
+    "seed": 0,
     "problems": [{"problem": "1 :", "total_solutions": 2, "total_families": 1}],
     "evaluations": [{"step": 5, "problems": [{"n": 4, "c": 2, "solutions": [2], "families": [2]}]}],
-}  # fmt: skip
+}
 
 
 def with_result(fields):

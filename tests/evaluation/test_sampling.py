@@ -61,8 +61,9 @@ def test_no_more_than_a_batch_is_sampled_at_once(policy, monkeypatch):
     assert not torch.equal(rows[0], rows[1])  # each piece has a random stream of its own
     right = sum(
         task.verify(text, task.generate(0, 1)[0]).correct
-        for tokens in rows for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    )  # fmt: skip
+        for tokens in rows
+        for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    )
     assert result.c == right > 0
 
 

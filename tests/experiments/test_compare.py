@@ -28,17 +28,31 @@ NOISE = {"sigma": 1.0, "relative": True, "targets": "head", "draws": 4}
 ARMS = {"grpo": Arm("GRPO"), "hot": Arm("T = 2", {"sampling_temperature": 2.0}), "psn": Arm("PSN", NOISE)}
 TINY = {
     "rules": Experiment(
-        "rules", "Is it kept?", ARMS,
+        "rules",
+        "Is it kept?",
+        ARMS,
         {"prompts": 2, "group": 8, "steps": 4, "eval_every": 2, "samples": 0, "eval_problems": 3, "lr": 1e-3},
-        seeds=(0, 3), metrics=("success",),
+        seeds=(0, 3),
+        metrics=("success",),
     ),
     "numbers": Experiment(
-        "countdown", "Is it found?", {name: ARMS[name] for name in ("grpo", "psn")},
-        {"prompts": 4, "group": 8, "steps": 3, "eval_every": 1, "samples": 8, "eval_problems": 6, "lr": 1e-3,
-         "entropy_coef": 0.01},
-        metrics=("pass@1", "coverage"), frontier=("pass@1", "pass@8"),
+        "countdown",
+        "Is it found?",
+        {name: ARMS[name] for name in ("grpo", "psn")},
+        {
+            "prompts": 4,
+            "group": 8,
+            "steps": 3,
+            "eval_every": 1,
+            "samples": 8,
+            "eval_problems": 6,
+            "lr": 1e-3,
+            "entropy_coef": 0.01,
+        },
+        metrics=("pass@1", "coverage"),
+        frontier=("pass@1", "pass@8"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -45,13 +45,16 @@ def test_the_larger_presets_ask_the_same_of_more_seeds():
 
 def a_file(**changes):
     fields = {
-        "task": "rules", "question": "?", "arms": {"grpo": {"label": "GRPO"}}, "common": {"steps": 3},
-    }  # fmt: skip
+        "task": "rules",
+        "question": "?",
+        "arms": {"grpo": {"label": "GRPO"}},
+        "common": {"steps": 3},
+    }
     return {"mine": fields | changes}
 
 
 def test_a_file_of_ones_own():
-    (name, experiment), = experiments_from_json(a_file(), "mine.json").items()
+    ((name, experiment),) = experiments_from_json(a_file(), "mine.json").items()
     assert name == "mine" and experiment.config("grpo", 5).seed == 5 and experiment.seeds == (0,)
 
 

@@ -44,10 +44,39 @@ def psn(capsys, monkeypatch, tmp_path):
 @pytest.fixture
 def words(language_model):
     return [
-        "train", "--task", "math", "--base", language_model, "--difficulty", "completion=8", "--train-file", "p.jsonl",
-        "--eval-file", "p.jsonl", "--lora-rank", 4, "--four-bit", "--sigma", 0.01, "--draws", 2, "--prompts", 3,
-        "--group", 4, "--steps", 4, "--samples", 6, "--batch", 18, "--save-every", 2, "--lr", 0.001,
-    ]  # fmt: skip
+        "train",
+        "--task",
+        "math",
+        "--base",
+        language_model,
+        "--difficulty",
+        "completion=8",
+        "--train-file",
+        "p.jsonl",
+        "--eval-file",
+        "p.jsonl",
+        "--lora-rank",
+        4,
+        "--four-bit",
+        "--sigma",
+        0.01,
+        "--draws",
+        2,
+        "--prompts",
+        3,
+        "--group",
+        4,
+        "--steps",
+        4,
+        "--samples",
+        6,
+        "--batch",
+        18,
+        "--save-every",
+        2,
+        "--lr",
+        0.001,
+    ]
 
 
 def timeless(folder):
@@ -100,9 +129,18 @@ def test_arms_of_language_models_are_compared_with_the_base_in_its_four_bits(psn
     honest = jobs.measure
     monkeypatch.setattr(jobs, "measure", lambda model, *rest: seen.append(model) or honest(model, *rest))
     common = dict(
-        base=str(language_model), difficulty={"completion": 8}, train_file="p.jsonl", eval_file="p.jsonl",
-        lora_rank=4, four_bit=True, prompts=3, group=4, steps=2, samples=6, batch=18,
-    )  # fmt: skip
+        base=str(language_model),
+        difficulty={"completion": 8},
+        train_file="p.jsonl",
+        eval_file="p.jsonl",
+        lora_rank=4,
+        four_bit=True,
+        prompts=3,
+        group=4,
+        steps=2,
+        samples=6,
+        batch=18,
+    )
     arms = {"grpo": {"label": "GRPO"}, "psn": {"label": "PSN-GRPO", "changes": {"sigma": 0.01}}}
     experiment = {"task": "math", "question": "Does it run?", "arms": arms, "common": common, "seeds": [3]}
     with open("mine.json", "w") as file:

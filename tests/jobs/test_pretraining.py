@@ -123,8 +123,16 @@ def test_every_token_of_a_word_has_the_flag_of_the_word():
 
 def test_a_task_in_plain_language_is_learned_and_its_checkpoint_loads_with_qwens_tokenizer(tmp_path):
     task = get_task("math", source="sums")
-    config = replace(BASES["sums"], model=replace(TINY, architecture="qwen2"), problems=8, demonstrations=8,
-                     steps=150, batch=8, lr=1e-2, warmup=5)  # fmt: skip
+    config = replace(
+        BASES["sums"],
+        model=replace(TINY, architecture="qwen2"),
+        problems=8,
+        demonstrations=8,
+        steps=150,
+        batch=8,
+        lr=1e-2,
+        warmup=5,
+    )
     *_, (record, model, tokenizer) = pretrain(task, config)
     assert record["loss"] < 1  # nats a token, at first log(400) = 6: these few are learned by heart
     save_policy(model, tokenizer, tmp_path / "base")

@@ -101,8 +101,10 @@ def test_the_change_of_an_adapter_is_that_of_its_product():
     assert len(wanted) == 6
 
     def products():
-        return [m.scaling["default"] * m.lora_B["default"].weight.detach() @ m.lora_A["default"].weight.detach()
-                for m in wanted]  # fmt: skip
+        return [
+            m.scaling["default"] * m.lora_B["default"].weight.detach() @ m.lora_A["default"].weight.detach()
+            for m in wanted
+        ]
 
     before, moved = products(), change_since(made.model, noise)
     assert moved() == pytest.approx(0.0, abs=1e-6)

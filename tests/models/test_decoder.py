@@ -27,9 +27,18 @@ def model(request):
     torch.manual_seed(0)
     # Grouped-query attention and a head size of its own: the cases a shortcut would get wrong.
     config = settings(
-        vocab_size=17, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=17,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     model = architecture(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

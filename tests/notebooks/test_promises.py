@@ -38,10 +38,23 @@ def test_a_notebook_beyond_its_promise_fails(tmp_path):
     (tmp_path / "tests" / "notebooks").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "notebooks" / "promises.py", tmp_path / "tests" / "notebooks")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "tests.notebooks.promises",
-         "kept.ipynb", "broken.ipynb"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--nbval",
+            "--nbval-current-env",
+            "-p",
+            "tests.notebooks.promises",
+            "kept.ipynb",
+            "broken.ipynb",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert "1 failed, 3 passed" in run.stdout, run.stdout
     assert "FAILED broken.ipynb" in run.stdout
     for name, promise in (("kept", 2048), ("broken", 1)):

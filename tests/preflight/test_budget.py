@@ -67,9 +67,12 @@ def test_the_adapter_and_the_noise_take_what_is_said(checkpoint):
     assert sum(p.numel() for p in adapter) == shape.low_rank(4, ALL)
     with carried(model, NoiseConfig(0.1, "mlp", carrier="lowrank", rank=2), [0, 1, 2]):
         held = [
-            cell.cell_contents for module in model.modules() if "forward" in vars(module)
-            for cell in module.forward.__closure__ if isinstance(cell.cell_contents, torch.Tensor)
-        ]  # fmt: skip
+            cell.cell_contents
+            for module in model.modules()
+            if "forward" in vars(module)
+            for cell in module.forward.__closure__
+            if isinstance(cell.cell_contents, torch.Tensor)
+        ]
         assert size(held) == 2 * parts["noise"] == 3 * shape.low_rank(2, MLP) * 4  # float32 on a CPU
 
 

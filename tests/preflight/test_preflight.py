@@ -24,9 +24,18 @@ def settings(language_model, tmp_path):
     path = tmp_path / "problems.jsonl"
     write_problems(path, Math(), [Problem(f"What is {n} + {n}?", str(2 * n)) for n in range(8)])
     return {
-        "task": "math", "base": str(language_model), "difficulty": {"completion": 12}, "train_file": str(path),
-        "eval_file": str(path), "prompts": 2, "group": 4, "sigma": 0.01, "lora_rank": 4, "four_bit": True, "steps": 100,
-    }  # fmt: skip
+        "task": "math",
+        "base": str(language_model),
+        "difficulty": {"completion": 12},
+        "train_file": str(path),
+        "eval_file": str(path),
+        "prompts": 2,
+        "group": 4,
+        "sigma": 0.01,
+        "lora_rank": 4,
+        "four_bit": True,
+        "steps": 100,
+    }
 
 
 def found(settings, **changes):
@@ -120,9 +129,25 @@ def test_nothing_is_in_the_way_of_the_tiny_rule_task(capsys):
 
 
 def test_the_command_answers_in_json_and_with_its_exit_code(settings, capsys):
-    words = ["--task", "math", "--base", settings["base"], "--train-file", settings["train_file"], "--eval-file",
-             settings["eval_file"], "--difficulty", "completion=4", "--prompts", "2", "--group", "4",
-             "--lora-rank", "2", "--four-bit"]  # fmt: skip
+    words = [
+        "--task",
+        "math",
+        "--base",
+        settings["base"],
+        "--train-file",
+        settings["train_file"],
+        "--eval-file",
+        settings["eval_file"],
+        "--difficulty",
+        "completion=4",
+        "--prompts",
+        "2",
+        "--group",
+        "4",
+        "--lora-rank",
+        "2",
+        "--four-bit",
+    ]
     assert main(["preflight", *words, "--json"]) == 1
     names = [finding["name"] for finding in json.loads(capsys.readouterr().out)]
     assert names == ["chat template", "log-probs", "length", "contrast", "memory", "time", "evaluation"]

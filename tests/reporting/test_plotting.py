@@ -28,10 +28,7 @@ def close_figures(monkeypatch):
 
 
 def records(steps, **series):
-    return [
-        {"step": step} | {key: values[i] for key, values in series.items()}
-        for i, step in enumerate(steps)
-    ]
+    return [{"step": step} | {key: values[i] for key, values in series.items()} for i, step in enumerate(steps)]
 
 
 def interval(value, half=0.02, n=3, unit="seeds"):
@@ -152,9 +149,7 @@ def test_pass_at_k_curves_draw_values_and_bands():
 def test_a_figure_says_which_arm_has_which_interval():
     base = {k: Interval(v.value, v.low, v.high, n=200) for k, v in summary().items()}
     figure, _ = plotting.pass_at_k_curves({"base": base, "GRPO": summary(), "PSN": summary()})
-    assert figure.get_supxlabel() == (
-        "Intervals: 95 % over 200 problems (base); 95 % over 3 seeds (others)"
-    )
+    assert figure.get_supxlabel() == ("Intervals: 95 % over 200 problems (base); 95 % over 3 seeds (others)")
     alone = {"pass@1": Interval(0.5, math.nan, math.nan, n=1)}
     figure, numbers = plotting.pass_at_k_curves({"chain": alone})
     assert figure.get_supxlabel() == "" and math.isnan(numbers["chain"]["low"][0])
@@ -331,9 +326,7 @@ def test_digest_thins_long_lists_and_keeps_both_ends():
         (lambda: plotting.learning_curves(RUNS, "rewrad"), "seed 0 of 'GRPO' holds no rewrad"),
         (lambda: plotting.learning_curves(RUNS, window=0), "window must be"),
         (
-            lambda: plotting.learning_curves(
-                {"A": [records([1], reward=[0]), records([2], reward=[0])]}
-            ),
+            lambda: plotting.learning_curves({"A": [records([1], reward=[0]), records([2], reward=[0])]}),
             "the seeds of 'A' have no step with reward in common",
         ),
         (lambda: plotting.success_curves({}), "runs must not be empty"),

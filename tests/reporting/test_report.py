@@ -24,16 +24,22 @@ ARMS = {
 }
 TINY = {
     "rules": Experiment(
-        "rules", f"Who wins? {EVIL}", ARMS,
+        "rules",
+        f"Who wins? {EVIL}",
+        ARMS,
         {"prompts": 2, "group": 8, "steps": 4, "eval_every": 2, "samples": 0, "eval_problems": 2},
-        seeds=(0, 1), metrics=("success",),
+        seeds=(0, 1),
+        metrics=("success",),
     ),
     "countdown": Experiment(
-        "countdown", "And here?", ARMS,
+        "countdown",
+        "And here?",
+        ARMS,
         {"prompts": 2, "group": 4, "steps": 2, "eval_every": 1, "samples": 8, "eval_problems": 4},
-        metrics=("pass@1", "coverage", "family_coverage"), frontier=("pass@1", "pass@8"),
+        metrics=("pass@1", "coverage", "family_coverage"),
+        frontier=("pass@1", "pass@8"),
     ),
-}  # fmt: skip
+}
 PICTURES = [
     *(f"countdown-{name}.png" for name in ("coverage", "diagnostics", "frontier", "pass-at-k", "reward")),
     *(f"rules-{name}.png" for name in ("diagnostics", "reward", "success")),

@@ -39,10 +39,18 @@ def run(steps, temperature=1.0):
     """A run whose evaluations are given, step -> correct of 16 for each problem."""
     record = EvaluationRecord("countdown", 16, temperature, 0, {s: evaluation(c) for s, c in steps.items()})
     log = [
-        {"step": i, "reward": 0.25 * (i == 2), "zero_contrast": 0.5, "ess": 0.9, "clipped_fraction": 0.0,
-         "kl_k3": 0.01, "tokens": 100, "seconds": 0.5}
+        {
+            "step": i,
+            "reward": 0.25 * (i == 2),
+            "zero_contrast": 0.5,
+            "ess": 0.9,
+            "clipped_fraction": 0.0,
+            "kl_k3": 0.01,
+            "tokens": 100,
+            "seconds": 0.5,
+        }
         for i in (1, 2)
-    ]  # fmt: skip
+    ]
     return RunRecord(Path("x"), {"prompts": 2, "group": 4}, {}, log, record)
 
 
@@ -50,9 +58,14 @@ def results(base, grpo, psn, frontier=("pass@1", "pass@16")):
     """One seed per given run."""
     arms = {"grpo": Arm("GRPO"), "psn": Arm("PSN-GRPO", {"sigma": 0.5})}
     experiment = Experiment(
-        "countdown", "?", arms, {"steps": 2, "samples": 16}, tuple(range(len(grpo))), metrics=("pass@1",),
+        "countdown",
+        "?",
+        arms,
+        {"steps": 2, "samples": 16},
+        tuple(range(len(grpo))),
+        metrics=("pass@1",),
         frontier=frontier,
-    )  # fmt: skip
+    )
     return Results("numbers", experiment, run({0: base}), {"grpo": grpo, "psn": psn})
 
 

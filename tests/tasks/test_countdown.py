@@ -359,8 +359,12 @@ def test_another_seed_gives_other_problems_and_a_longer_list_begins_alike():
 def test_every_pair_and_every_target_can_come_up():
     everything = generate(0, 5, numbers=2, largest=2, target=(0, 3), operators="+-")
     assert {p.key for p in everything} == {
-        ((1, 1), 0), ((1, 1), 2), ((1, 2), 1), ((1, 2), 3), ((2, 2), 0),
-    }  # fmt: skip
+        ((1, 1), 0),
+        ((1, 1), 2),
+        ((1, 2), 1),
+        ((1, 2), 3),
+        ((2, 2), 0),
+    }
     with pytest.raises(UserError, match="count must be at most .* asked for 6, found 5"):
         generate(0, 6, numbers=2, largest=2, target=(0, 3), operators="+-")
 

@@ -30,13 +30,23 @@ ROWS = {
         Problem("Two and two?", "1200", "It is 2+2=<<2+2=4>>4.\nTimes 300: $<<4*300=1200>>1,200."),
     ),
     "MATH-500": (
-        {"problem": "Half?", "solution": "So $\\boxed{x}$.", "answer": "\\frac{1}{2}", "subject": "Algebra", "level": 2,
-         "unique_id": "test/algebra/1.json"},
+        {
+            "problem": "Half?",
+            "solution": "So $\\boxed{x}$.",
+            "answer": "\\frac{1}{2}",
+            "subject": "Algebra",
+            "level": 2,
+            "unique_id": "test/algebra/1.json",
+        },
         Problem("Half?", "\\frac{1}{2}", "So $\\boxed{x}$.", "test/algebra/1.json", "Algebra", 2),
     ),
     "MATH": (
-        {"problem": "Which?", "solution": "Not $\\boxed{1}$ but $\\boxed{\\frac{a}{{b}}}$ it is.", "level": "Level 5",
-         "type": "Geometry"},
+        {
+            "problem": "Which?",
+            "solution": "Not $\\boxed{1}$ but $\\boxed{\\frac{a}{{b}}}$ it is.",
+            "level": "Level 5",
+            "type": "Geometry",
+        },
         Problem("Which?", "\\frac{a}{{b}}", "Not $\\boxed{1}$ but $\\boxed{\\frac{a}{{b}}}$ it is.", "", "Geometry", 5),
     ),
     "AIME": (
@@ -50,12 +60,18 @@ ROWS = {
     "a small number": ({"question": "?", "answer": "-2E-07"}, Problem("?", "-2 \\times 10^{-07}")),
     "no number": ({"question": "?", "answer": "2e+x"}, Problem("?", "2e+x")),
     "OlympiadBench": (
-        {"id": 1606, "subfield": "Algebra", "question": "Which pairs?", "solution": ["One way.", "Another."],
-         "final_answer": ["$(1,8)$", "$(2,4)$"], "is_multiple_answer": True},
+        {
+            "id": 1606,
+            "subfield": "Algebra",
+            "question": "Which pairs?",
+            "solution": ["One way.", "Another."],
+            "final_answer": ["$(1,8)$", "$(2,4)$"],
+            "is_multiple_answer": True,
+        },
         Problem("Which pairs?", "(1,8), (2,4)", "One way.\nAnother.", "1606", "Algebra"),
     ),
     "dollars around the answer": ({"question": "?", "answer": " $x^2$ "}, Problem("?", "x^2")),
-}  # fmt: skip
+}
 
 BROKEN = [
     ("{", "is not JSON"),
@@ -109,12 +125,15 @@ def test_a_file_that_is_not_there_or_holds_nothing(tmp_path):
         load_problems("gsm8k", path=tmp_path / "empty.jsonl")
 
 
-@pytest.mark.parametrize(("source", "split", "sentence"), [
-    ("gsm9k", None, "source must be one of word_problems, sums, gsm8k, .*got 'gsm9k' .did you mean 'gsm8k'"),
-    ("gsm8k", "eval", "split must be one of 'test', 'train', got 'eval'"),
-    ("math500", "train", "split must be one of 'test', got 'train'"),
-    ("word_problems", "test", "split must be one of 'train', 'eval', got 'test'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "split", "sentence"),
+    [
+        ("gsm9k", None, "source must be one of word_problems, sums, gsm8k, .*got 'gsm9k' .did you mean 'gsm8k'"),
+        ("gsm8k", "eval", "split must be one of 'test', 'train', got 'eval'"),
+        ("math500", "train", "split must be one of 'test', got 'train'"),
+        ("word_problems", "test", "split must be one of 'train', 'eval', got 'test'"),
+    ],
+)
 def test_unknown_names_are_refused(source, split, sentence):
     with pytest.raises(UserError, match=sentence):
         load_problems(source, split)
@@ -137,16 +156,19 @@ def hub(monkeypatch):
     return library
 
 
-@pytest.mark.parametrize(("source", "split", "asked"), [
-    ("gsm8k", None, ("openai/gsm8k", "main", "test")),
-    ("GSM8K", "train", ("openai/gsm8k", "main", "train")),
-    ("MATH-500", None, ("HuggingFaceH4/MATH-500", None, "test")),
-    ("aime_2024", None, ("HuggingFaceH4/aime_2024", None, "train")),
-    ("AIME 2025", "test", ("math-ai/aime25", None, "test")),
-    ("AMC23", None, ("math-ai/amc23", None, "test")),
-    ("minerva", None, ("math-ai/minervamath", None, "test")),
-    ("OlympiadBench", None, ("math-ai/olympiadbench", None, "test")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "split", "asked"),
+    [
+        ("gsm8k", None, ("openai/gsm8k", "main", "test")),
+        ("GSM8K", "train", ("openai/gsm8k", "main", "train")),
+        ("MATH-500", None, ("HuggingFaceH4/MATH-500", None, "test")),
+        ("aime_2024", None, ("HuggingFaceH4/aime_2024", None, "train")),
+        ("AIME 2025", "test", ("math-ai/aime25", None, "test")),
+        ("AMC23", None, ("math-ai/amc23", None, "test")),
+        ("minerva", None, ("math-ai/minervamath", None, "test")),
+        ("OlympiadBench", None, ("math-ai/olympiadbench", None, "test")),
+    ],
+)
 def test_the_hub_is_asked_for_the_set_its_configuration_and_split(hub, source, split, asked):
     assert load_problems(source, split) == [Problem("?", "1")]
     assert hub.asked == [asked]
@@ -174,10 +196,16 @@ def test_without_the_library_a_sentence_says_what_to_install(monkeypatch):
         load_problems("gsm8k")
 
 
-@pytest.mark.parametrize(("text", "boxed"), [
-    (r"\boxed{1}", "1"), (r"a \boxed{1} b \boxed{\frac{1}{2}} c", r"\frac{1}{2}"), (r"\boxed{}", ""), ("none", None),
-    (r"\boxed{1} \boxed{2", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [
+        (r"\boxed{1}", "1"),
+        (r"a \boxed{1} b \boxed{\frac{1}{2}} c", r"\frac{1}{2}"),
+        (r"\boxed{}", ""),
+        ("none", None),
+        (r"\boxed{1} \boxed{2", None),
+    ],
+)
 def test_the_last_box(text, boxed):
     assert last_boxed(text) == boxed
 
@@ -275,9 +303,19 @@ def test_any_problem_survives_json(problem):
 
 EQUATION = re.compile(r"(?<![\w./])([0-9(][0-9.+*/() -]*?) = (-?[0-9]+(?:\.[0-9]+)?(?:/[0-9]+)?)(?![0-9/])")
 TOPICS = {
-    "rates", "money", "fractions", "percentages", "geometry", "time", "mixtures", "counting", "probability",
-    "numbers", "logic", "units",
-}  # fmt: skip
+    "rates",
+    "money",
+    "fractions",
+    "percentages",
+    "geometry",
+    "time",
+    "mixtures",
+    "counting",
+    "probability",
+    "numbers",
+    "logic",
+    "units",
+}
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
@@ -305,10 +343,19 @@ def value(text):
     return result
 
 
-@pytest.mark.parametrize(("text", "fraction"), [
-    ("1 + 2 * 3", 7), ("(1 + 2) * 3", 9), ("10 - 4 - 3", 3), ("12 / 4 / 3", 1), ("(1/4) / (1/12)", 3), ("3 - 3", 0),
-    ("0.1 * 3", Fraction(3, 10)), ("2 * (3 - 3)", 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "fraction"),
+    [
+        ("1 + 2 * 3", 7),
+        ("(1 + 2) * 3", 9),
+        ("10 - 4 - 3", 3),
+        ("12 / 4 / 3", 1),
+        ("(1/4) / (1/12)", 3),
+        ("3 - 3", 0),
+        ("0.1 * 3", Fraction(3, 10)),
+        ("2 * (3 - 3)", 0),
+    ],
+)
 def test_the_arithmetic_of_these_tests(text, fraction):
     assert value(text) == fraction
 

@@ -33,8 +33,7 @@ def write(choices, digits):
     """The completion, by arithmetic that shares nothing with the module's."""
     words, total = [], 0
     for letter, digit in zip(choices, digits, strict=True):
-        total += {"A": digit, "B": -digit, "C": 2 * digit, "D": -2 * digit,
-                  "E": 3 * digit, "F": -3 * digit}[letter]  # fmt: skip
+        total += {"A": digit, "B": -digit, "C": 2 * digit, "D": -2 * digit, "E": 3 * digit, "F": -3 * digit}[letter]
         words += [letter, str(total % 10)]
     return " ".join(words)
 
@@ -72,8 +71,9 @@ def test_accepted_are_exactly_the_verified_ones_of_all_completions(case):
             assert verdict.family == f"{choices.count(task.rare)} of {task.steps}"
             assert verdict.family in task.families(problem)
     assert sorted(task.accepted(problem)) == sorted(verified)
-    assert sorted(task.solutions(problem)) == sorted(v.replace(" ", "").translate(
-        {ord(d): None for d in "0123456789"}) for v in verified)  # fmt: skip
+    assert sorted(task.solutions(problem)) == sorted(
+        v.replace(" ", "").translate({ord(d): None for d in "0123456789"}) for v in verified
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -172,10 +172,7 @@ def prior_policy(task, prompts=None):
         if prompts is not None:
             prompts.append(prompt)
         choices = [[w for w in text.split(" ") if w.isalpha()] for text in completions]
-        return [
-            sum(math.log(task.rare_prior if c == task.rare else common) for c in letters)
-            for letters in choices
-        ]
+        return [sum(math.log(task.rare_prior if c == task.rare else common) for c in letters) for letters in choices]
 
     return logps
 

@@ -20,9 +20,16 @@ TASK = Math(source="sums")
 def deeds(problem):
     """[(sign, number), ...] as the question tells them, the start first; the verbs are listed here once more."""
     signs = {
-        "has": "+", "buys": "+", "finds": "+", "gets": "+", "wins": "+",
-        "gives": "-", "loses": "-", "sells": "-", "leaves": "-",
-    }  # fmt: skip
+        "has": "+",
+        "buys": "+",
+        "finds": "+",
+        "gets": "+",
+        "wins": "+",
+        "gives": "-",
+        "loses": "-",
+        "sells": "-",
+        "leaves": "-",
+    }
     return [(signs[verb], int(number)) for verb, number in re.findall(r"(\w+) ([0-9]+)", problem.question)]
 
 
@@ -76,10 +83,15 @@ def test_what_is_excluded_is_not_asked_again():
     assert generate(seed=5, count=1000, exclude=hidden) == MANY[1::2]
 
 
-@pytest.mark.parametrize(("seed", "count", "sentence"), [
-    (-1, 1, "seed must be an integer"), (0, -1, r"count must be an integer in 0\.\.1000000, got -1"),
-    (0, 10**6 + 1, "count must be"), (0, 1.0, "count must be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seed", "count", "sentence"),
+    [
+        (-1, 1, "seed must be an integer"),
+        (0, -1, r"count must be an integer in 0\.\.1000000, got -1"),
+        (0, 10**6 + 1, "count must be"),
+        (0, 1.0, "count must be"),
+    ],
+)
 def test_impossible_requests_are_refused(seed, count, sentence):
     with pytest.raises(UserError, match=sentence):
         generate(seed, count)

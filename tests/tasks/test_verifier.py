@@ -123,13 +123,16 @@ def test_a_verdict_is_math_verifys_own(pool, math_verify, response, gold, verdic
     assert (judged.reason == "") is verdict
 
 
-@pytest.mark.parametrize(("response", "gold", "reason"), [
-    (r"so \boxed{19}", "18", "the answer is 19, not 18"),
-    ("", "18", "no answer found"),
-    (r"\boxed{1}", "", "the reference answer '' cannot be read"),
-    ("1" * (LONGEST + 1), "18", f"response has {LONGEST + 1} characters, more than {LONGEST}"),
-    ("18", "1" * (LONGEST + 1), f"gold has {LONGEST + 1} characters, more than {LONGEST}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("response", "gold", "reason"),
+    [
+        (r"so \boxed{19}", "18", "the answer is 19, not 18"),
+        ("", "18", "no answer found"),
+        (r"\boxed{1}", "", "the reference answer '' cannot be read"),
+        ("1" * (LONGEST + 1), "18", f"response has {LONGEST + 1} characters, more than {LONGEST}"),
+        ("18", "1" * (LONGEST + 1), f"gold has {LONGEST + 1} characters, more than {LONGEST}"),
+    ],
+)
 def test_the_reason_says_what_was_read(pool, response, gold, reason):
     assert pool.verify(response, gold) == Verdict(False, reason)
 
@@ -147,10 +150,54 @@ def test_a_hostile_reference_answer_does_no_harm_either(pool):
 
 
 PIECES = [
-    "\\boxed{", "\\frac{", "\\sqrt{", "}", "{", "$", "$$", "\\[", "\\]", "\\(", "^", "_", "^{", "1", "9", "0", ".", ",",
-    "%", "!", "=", "<", "\\le", "\\infty", "\\pi", "x", "e^", "i", "\\sin", "\\log_", "\\begin{pmatrix}", "&", "\\\\",
-    "\\text{", " and ", "answer is ", "final answer is ", "\n", "\0", "\u202e", "\ufeff", "\\", "(", ")", "[", "|", "/",
-]  # fmt: skip
+    "\\boxed{",
+    "\\frac{",
+    "\\sqrt{",
+    "}",
+    "{",
+    "$",
+    "$$",
+    "\\[",
+    "\\]",
+    "\\(",
+    "^",
+    "_",
+    "^{",
+    "1",
+    "9",
+    "0",
+    ".",
+    ",",
+    "%",
+    "!",
+    "=",
+    "<",
+    "\\le",
+    "\\infty",
+    "\\pi",
+    "x",
+    "e^",
+    "i",
+    "\\sin",
+    "\\log_",
+    "\\begin{pmatrix}",
+    "&",
+    "\\\\",
+    "\\text{",
+    " and ",
+    "answer is ",
+    "final answer is ",
+    "\n",
+    "\0",
+    "\u202e",
+    "\ufeff",
+    "\\",
+    "(",
+    ")",
+    "[",
+    "|",
+    "/",
+]
 
 
 def test_answers_made_of_pieces_of_latex_all_get_a_verdict(pool):
@@ -186,9 +233,12 @@ def test_memory_processor_time_waiting_and_a_crash_all_end_in_a_verdict():
     done = subprocess.run([sys.executable, "-c", JUDGE], capture_output=True, text=True, timeout=60)
     late = '[false, "no verdict within 0.05 s of processor time"]'
     assert done.stdout.splitlines() == [
-        '[false, "math-verify failed: MemoryError"]', '[true, ""]', late, late,
+        '[false, "math-verify failed: MemoryError"]',
+        '[true, ""]',
+        late,
+        late,
         '[false, "reading it ended the verifier\'s process"]',
-    ]  # fmt: skip
+    ]
 
 
 # Batches, threads, processes
@@ -321,21 +371,27 @@ def test_a_process_that_dies_of_every_question_ends_in_a_verdict(pool, monkeypat
 # What the user can get wrong
 
 
-@pytest.mark.parametrize(("settings", "sentence"), [
-    ({"workers": 0}, "workers must be a whole number >= 1, got 0"),
-    ({"megabytes": 1}, "megabytes must be a whole number >= 256, got 1"),
-    ({"deadline": 0}, "deadline must be > 0, got 0"),
-    ({"deadline": float("nan")}, "deadline must be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"workers": 0}, "workers must be a whole number >= 1, got 0"),
+        ({"megabytes": 1}, "megabytes must be a whole number >= 256, got 1"),
+        ({"deadline": 0}, "deadline must be > 0, got 0"),
+        ({"deadline": float("nan")}, "deadline must be"),
+    ],
+)
 def test_settings_that_make_no_sense(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         Verifier(**settings)
 
 
-@pytest.mark.parametrize(("response", "gold", "sentence"), [
-    (None, "18", "response must be text, got NoneType"),
-    ("18", 18, "gold must be text, got int"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("response", "gold", "sentence"),
+    [
+        (None, "18", "response must be text, got NoneType"),
+        ("18", 18, "gold must be text, got int"),
+    ],
+)
 def test_only_text_is_judged(pool, response, gold, sentence):
     with pytest.raises(UserError, match=sentence):
         pool.verify(response, gold)
@@ -414,9 +470,16 @@ watching = False
 print(json.dumps(sorted(set(seen))))
 """
 CODE = [
-    "__import__('os').system('true')", "1 + __import__('os').system('true')", "(1).__class__.__base__",
-    "exec('raise SystemExit')", "lambda: 0", "open('x', 'w')", "[x for x in (1, 2)]", "1 if True else 2", "f'{1}'",
-]  # fmt: skip
+    "__import__('os').system('true')",
+    "1 + __import__('os').system('true')",
+    "(1).__class__.__base__",
+    "exec('raise SystemExit')",
+    "lambda: 0",
+    "open('x', 'w')",
+    "[x for x in (1, 2)]",
+    "1 if True else 2",
+    "f'{1}'",
+]
 
 
 def test_what_is_compiled_for_an_answer_that_holds_code_is_arithmetic():

@@ -94,8 +94,11 @@ def test_prefix_probabilities_are_those_of_all_that_pass_through():
     p = exact.probabilities(PI.logps())
     through = exact.prefix_probabilities(PI)
     for number, text in enumerate(EVERY.texts):
-        rows = [r for r in range(len(EVERY)) if EVERY.mask[r].sum() > len(text) and
-                EVERY.tokens[r, : len(text)].tolist() == list(text)]  # fmt: skip
+        rows = [
+            r
+            for r in range(len(EVERY))
+            if EVERY.mask[r].sum() > len(text) and EVERY.tokens[r, : len(text)].tolist() == list(text)
+        ]
         assert through[number].item() == pytest.approx(p[rows].sum().item(), rel=1e-12), text
     assert through[0] == 1
 

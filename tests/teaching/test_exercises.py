@@ -28,9 +28,7 @@ MISTAKES = [(name, mistake) for name, exercise in EXERCISES.items() for mistake 
 def clipped_term(ratio, advantage, clip_low, clip_high):
     """The library's loss of a single token, turned round."""
     logps, ones = ratio.log().view(1, 1), torch.ones(1, 1)
-    loss, _ = policy_loss(
-        logps, 0 * logps, advantage.view(1), ones, clip_low=clip_low, clip_high=clip_high
-    )
+    loss, _ = policy_loss(logps, 0 * logps, advantage.view(1), ones, clip_low=clip_low, clip_high=clip_high)
     return -loss
 
 
@@ -253,10 +251,31 @@ def itself(*arguments):
 
 
 RESULTS = [
-    Hostile(), [Hostile()], 1j, np.complex64(1), np.array([None, 1]), np.array(["a"]), torch.zeros(0, 3), 10**400,
-    torch.ones(2, dtype=torch.cfloat), torch.empty(1, device="meta"), torch.ones(2).to_sparse(), {}, set(), range(3),
-    float, [[1.0], [1.0, 2.0]], [], b"1", float("nan"), float("inf"), True, (x for x in "ab"), (1, (2, (3,))), check,
-]  # fmt: skip
+    Hostile(),
+    [Hostile()],
+    1j,
+    np.complex64(1),
+    np.array([None, 1]),
+    np.array(["a"]),
+    torch.zeros(0, 3),
+    10**400,
+    torch.ones(2, dtype=torch.cfloat),
+    torch.empty(1, device="meta"),
+    torch.ones(2).to_sparse(),
+    {},
+    set(),
+    range(3),
+    float,
+    [[1.0], [1.0, 2.0]],
+    [],
+    b"1",
+    float("nan"),
+    float("inf"),
+    True,
+    (x for x in "ab"),
+    (1, (2, (3,))),
+    check,
+]
 HOSTILE = [raising(SystemExit(1)), raising(Unspeakable()), raising(Exception("two\nlines")), endless, itself, 3, None]
 
 

@@ -53,8 +53,11 @@ def test_a_trajectory_by_hand():
 def test_what_each_part_shares():
     every = trajectories(2, 3)
     same = {
-        "prefix": lambda text: text, "position": len, "last": lambda text: text[-1:], "shared": lambda text: (),
-    }  # fmt: skip
+        "prefix": lambda text: text,
+        "position": len,
+        "last": lambda text: text[-1:],
+        "shared": lambda text: (),
+    }
     for part, key in same.items():
         logits = random_policy(every, 1, parts=(part,)).logits()
         for i, a in enumerate(every.texts):

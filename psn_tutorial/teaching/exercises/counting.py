@@ -30,12 +30,13 @@ PASS_AT_K = Exercise(
         "this looks at the first k samples in one fixed order, the right ones last": lambda n, c, k: float(k > n - c),
         "this looks at the first k samples in one fixed order, the right ones first": lambda n, c, k: float(c > 0),
         "this is pass@1, k is not used": lambda n, c, k: c / n,
-        "this is the chance that all k are wrong; subtract it from 1": lambda n, c, k: math.comb(n - c, k)
-        / math.comb(n, k),
+        "this is the chance that all k are wrong; subtract it from 1": lambda n, c, k: (
+            math.comb(n - c, k) / math.comb(n, k)
+        ),
         "this is the chance that all k are right": lambda n, c, k: math.comb(c, k) / math.comb(n, k),
         "this adds up the chances of k samples as if they excluded each other": lambda n, c, k: min(1, k * c / n),
     },
-)  # fmt: skip
+)
 
 EXPECTED_COVERAGE = Exercise(
     _expected_coverage,
@@ -44,12 +45,12 @@ EXPECTED_COVERAGE = Exercise(
         "this is the number of solutions found, not their share": lambda p, k: sum(1 - (1 - x) ** k for x in p),
         "this is pass@k, the chance of finding any solution": lambda p, k: 1 - (1 - sum(p)) ** k,
         "this is the share after one sample, k is not used": lambda p, k: sum(p) / len(p),
-        "this adds up the chances of k samples as if they excluded each other": lambda p, k: sum(
-            min(1, k * x) for x in p
-        ) / len(p),
+        "this adds up the chances of k samples as if they excluded each other": lambda p, k: (
+            sum(min(1, k * x) for x in p) / len(p)
+        ),
         "this takes one solution, of average probability": lambda p, k: 1 - (1 - sum(p) / len(p)) ** k,
         "this is the share still missing; subtract it from 1": lambda p, k: sum((1 - x) ** k for x in p) / len(p),
     },
-)  # fmt: skip
+)
 
 EXERCISES = {"pass_at_k": PASS_AT_K, "expected_coverage": EXPECTED_COVERAGE}

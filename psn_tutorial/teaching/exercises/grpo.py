@@ -38,7 +38,7 @@ GROUP_ADVANTAGES = Exercise(
     },
     rtol=2e-3,  # room for the small number that implementations add to the deviation
     atol=1e-6,
-)  # fmt: skip
+)
 
 
 def _clipped_term(ratio, advantage, clip_low, clip_high):
@@ -65,9 +65,9 @@ CLIPPED_TERM = Exercise(
     ],
     {
         "this takes the larger of the two, not the smaller": lambda r, a, lo, hi: max(r * a, _clip(r, lo, hi) * a),
-        "this clips whatever the sign of the advantage; take the smaller of both terms": lambda r, a, lo, hi: _clip(
-            r, lo, hi
-        ) * a,
+        "this clips whatever the sign of the advantage; take the smaller of both terms": lambda r, a, lo, hi: (
+            _clip(r, lo, hi) * a
+        ),
         "this takes the smaller ratio, then multiplies; for a negative advantage that is the larger term": (
             lambda r, a, lo, hi: min(r, _clip(r, lo, hi)) * a
         ),
@@ -76,7 +76,7 @@ CLIPPED_TERM = Exercise(
         "clip_low and clip_high have changed places": lambda r, a, lo, hi: min(r * a, _clip(r, hi, lo) * a),
         "this uses clip_low on both sides": lambda r, a, lo, hi: min(r * a, _clip(r, lo, lo) * a),
     },
-)  # fmt: skip
+)
 
 
 def _masked_mean_loss(per_token, mask):
@@ -105,8 +105,9 @@ MASKED_MEAN_LOSS = Exercise(
         (torch.arange(12.0).double().view(3, 4) - 5, torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]).bool()),
     ],
     {
-        "this is the mean over all tokens of the batch (DAPO): long rollouts weigh more": lambda x, m: (x * m).sum()
-        / m.sum(),
+        "this is the mean over all tokens of the batch (DAPO): long rollouts weigh more": lambda x, m: (
+            (x * m).sum() / m.sum()
+        ),
         "this divides by the length of the tensor, padding included (Dr. GRPO)": lambda x, m: (x * m).mean(),
         "this ignores the mask": lambda x, m: x.mean(),
         "the padding is in the sum, though not in the count": lambda x, m: (x.sum(1) / m.sum(1)).mean(),
@@ -116,7 +117,7 @@ MASKED_MEAN_LOSS = Exercise(
         ).mean(),
         "this adds up a rollout's tokens and takes no mean of them": lambda x, m: (x * m).sum(1).mean(),
     },
-)  # fmt: skip
+)
 
 
 def _token_logps(logits, tokens, temperature):
@@ -146,9 +147,9 @@ TOKEN_LOGPS = Exercise(
         "the temperature is missing": lambda x, o, t: _chosen(x.log_softmax(-1), o),
         "the temperature is applied twice": lambda x, o, t: _chosen((x / t / t).log_softmax(-1), o),
         "this multiplies by the temperature; divide": lambda x, o, t: _chosen((x * t).log_softmax(-1), o),
-        "this divides the log-probabilities; divide the logits, before the softmax": lambda x, o, t: _chosen(
-            x.log_softmax(-1), o
-        ) / t,
+        "this divides the log-probabilities; divide the logits, before the softmax": lambda x, o, t: (
+            _chosen(x.log_softmax(-1), o) / t
+        ),
         "this is the logit itself, not normalised by a softmax": lambda x, o, t: _chosen(x / t, o),
         "this is the probability, not its logarithm": lambda x, o, t: _chosen((x / t).softmax(-1), o),
         "this is the likeliest token's, not the given token's": lambda x, o, t: (x / t).log_softmax(-1).amax(-1),
@@ -156,11 +157,11 @@ TOKEN_LOGPS = Exercise(
             (x.roll(1, 1) / t).log_softmax(-1), o
         ),
         "the softmax runs over the steps, not over the vocabulary": lambda x, o, t: _chosen((x / t).log_softmax(1), o),
-        "this is the sequence's, repeated at each token": lambda x, o, t: _chosen((x / t).log_softmax(-1), o)
-        .sum(1, keepdim=True)
-        .expand(o.shape),
+        "this is the sequence's, repeated at each token": lambda x, o, t: (
+            _chosen((x / t).log_softmax(-1), o).sum(1, keepdim=True).expand(o.shape)
+        ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = {
     "group_advantages": GROUP_ADVANTAGES,

@@ -47,7 +47,7 @@ CONSISTENT_SUCCESS = Exercise(
     },
     rtol=1e-3,
     atol=0.0,
-)  # fmt: skip
+)
 
 
 def _kl_target_rule(sigma, k1, target):
@@ -98,7 +98,7 @@ KL_TARGET_RULE = Exercise(
     },
     rtol=1e-6,
     atol=1e-12,
-)  # fmt: skip
+)
 
 
 def _self_certainty(logits):
@@ -112,17 +112,20 @@ SELF_CERTAINTY = Exercise(
     _self_certainty,
     [(torch.tensor(x, dtype=torch.float64),) for x in ([0.0, 0.0], [0.0, 2.0], [1.0, -3.0, 0.5], [9.0, 0, 1.5, -4])],
     {
-        "this is the other direction, KL(p || U) = log V - H(p)": lambda x: math.log(len(x))
-        + (x.softmax(-1) * x.log_softmax(-1)).sum(),
+        "this is the other direction, KL(p || U) = log V - H(p)": lambda x: (
+            math.log(len(x)) + (x.softmax(-1) * x.log_softmax(-1)).sum()
+        ),
         "this is the entropy of p": lambda x: -(x.softmax(-1) * x.log_softmax(-1)).sum(),
         "this is the cross-entropy of U and p; subtract log V": lambda x: -x.log_softmax(-1).mean(),
         "this is minus the KL": lambda x: x.log_softmax(-1).mean() + math.log(len(x)),
-        "this adds up over the vocabulary without the weight 1/V": lambda x: -x.log_softmax(-1).sum()
-        - len(x) * math.log(len(x)),
-        "this is in bits; nats use the natural logarithm": lambda x: (-x.log_softmax(-1).mean() - math.log(len(x)))
-        / math.log(2),
+        "this adds up over the vocabulary without the weight 1/V": lambda x: (
+            -x.log_softmax(-1).sum() - len(x) * math.log(len(x))
+        ),
+        "this is in bits; nats use the natural logarithm": lambda x: (
+            (-x.log_softmax(-1).mean() - math.log(len(x))) / math.log(2)
+        ),
     },
-)  # fmt: skip
+)
 
 
 def _realtime_rule(sigma, indicator, target, growth):
@@ -145,7 +148,7 @@ REALTIME_RULE = Exercise(
         ),
         "this follows the size of the deviation; the rule knows only its sign": lambda s, i, t, g: s * g ** (i - t),
     },
-)  # fmt: skip
+)
 
 EXERCISES = {
     "consistent_success": CONSISTENT_SUCCESS,

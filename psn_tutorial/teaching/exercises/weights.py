@@ -35,29 +35,24 @@ TOKEN_WEIGHTS = Exercise(
     {
         "this is the ratio upside down: the target belongs on top": lambda p, q, m, c: _ratio(q, p).clamp(max=c) * m,
         "this is the difference of the logarithms, not the ratio": lambda p, q, m, c: (p - q).clamp(max=c) * m,
-        "this is the weight of the whole sequence, repeated at each token": lambda p, q, m, c: ((p - q) * m)
-        .sum(1, keepdim=True)
-        .exp()
-        .clamp(max=c)
-        * m,
-        "this is the running product up to each token, not the token's own ratio": lambda p, q, m, c: ((p - q) * m)
-        .cumsum(1)
-        .exp()
-        .clamp(max=c)
-        * m,
+        "this is the weight of the whole sequence, repeated at each token": lambda p, q, m, c: (
+            ((p - q) * m).sum(1, keepdim=True).exp().clamp(max=c) * m
+        ),
+        "this is the running product up to each token, not the token's own ratio": lambda p, q, m, c: (
+            ((p - q) * m).cumsum(1).exp().clamp(max=c) * m
+        ),
         "the cap is missing": lambda p, q, m, c: _ratio(p, q) * m,
         "this holds the weights above the cap; hold them below": lambda p, q, m, c: _ratio(p, q).clamp(min=c) * m,
-        "this holds the weights between 1/cap and cap; only the large ones are cut": lambda p, q, m, c: _ratio(
-            p, q
-        ).clamp(1 / c, c)
-        * m,
+        "this holds the weights between 1/cap and cap; only the large ones are cut": lambda p, q, m, c: (
+            _ratio(p, q).clamp(1 / c, c) * m
+        ),
         "this gives weights above the cap the weight 0 (masking); truncation gives them the cap": lambda p, q, m, c: (
             _ratio(p, q) * (_ratio(p, q) <= c) * m
         ),
         "padding must have the weight 0": lambda p, q, m, c: _ratio(p, q).clamp(max=c),
         "the mask is shifted by one token": lambda p, q, m, c: _ratio(p, q).clamp(max=c) * m.roll(1, 1),
     },
-)  # fmt: skip
+)
 
 
 def _effective_sample_size(ratios):
@@ -76,15 +71,15 @@ EFFECTIVE_SAMPLE_SIZE = Exercise(
     ],
     {
         "this is the number of samples, not their share of n": lambda w: w.sum() ** 2 / (w**2).sum(),
-        "the ratios are capped before the sum, which hides a collapse": lambda w: w.clamp(max=10).sum() ** 2
-        / (w.clamp(max=10) ** 2).sum()
-        / len(w),
+        "the ratios are capped before the sum, which hides a collapse": lambda w: (
+            w.clamp(max=10).sum() ** 2 / (w.clamp(max=10) ** 2).sum() / len(w)
+        ),
         "this is upside down": lambda w: len(w) * (w**2).sum() / w.sum() ** 2,
         "the squares are inside the sum in both places": lambda w: (w**2).sum() / (len(w) * (w**2).sum()),
         "this takes the sum of the ratios to be n": lambda w: len(w) / (w**2).sum(),
         "this is the mean ratio": lambda w: w.mean(),
     },
-)  # fmt: skip
+)
 
 
 def _mixture_weights(target_logps, draws_logps):
@@ -121,7 +116,7 @@ MIXTURE_WEIGHTS = Exercise(
         "exp(-2000) is 0 in floating point: keep to logarithms, with logsumexp": lambda p, q: p.exp() / q.exp().mean(0),
         "this is the logarithm of the weight": lambda p, q: p - q.logsumexp(0) + math.log(len(q)),
     },
-)  # fmt: skip
+)
 
 EXERCISES = {
     "token_weights": TOKEN_WEIGHTS,
