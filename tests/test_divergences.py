@@ -15,7 +15,7 @@ from torch import nn
 
 from psn_tutorial import rollout
 from psn_tutorial.config import RunConfig, TrainConfig
-from psn_tutorial.jobs import training as jobs
+from psn_tutorial.jobs import evaluating
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import fingerprint, load_policy
 from psn_tutorial.jobs.training import Job
@@ -40,8 +40,8 @@ def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch
         seen.append(fingerprint(model))
         return evaluate(model, *arguments, **options)
 
-    evaluate = jobs.evaluate
-    monkeypatch.setattr(jobs, "evaluate", watched)
+    evaluate = evaluating.evaluate
+    monkeypatch.setattr(evaluating, "evaluate", watched)
     config = RunConfig(
         task="chain",
         prompts=2,

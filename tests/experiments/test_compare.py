@@ -15,7 +15,6 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.presets import Arm, Experiment, experiments_to_json
 from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.experiments.run import run_comparison
-from psn_tutorial.jobs import interrupt
 from psn_tutorial.jobs.interrupt import Interrupted, Stop
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
@@ -203,7 +202,7 @@ class Impatient(Stop):
 
 
 def test_stopped_anywhere_it_ends_in_the_same_records(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupt, "Stop", Impatient)
+    monkeypatch.setattr("psn_tutorial.experiments.run.Stop", Impatient)
     out, stops = tmp_path / "out", 0
     while True:
         Impatient.looks, Impatient.limit = 0, 14
@@ -235,14 +234,14 @@ def timeless(summary):
 def test_the_command_stops_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_json("mine.json", experiments_to_json({"rules": replace(TINY["rules"], seeds=(0,))}))
-    monkeypatch.setattr(interrupt, "Stop", Impatient)
+    monkeypatch.setattr("psn_tutorial.experiments.run.Stop", Impatient)
     Impatient.looks, Impatient.limit = 0, 12
     assert main(["compare", "--file", "mine.json"]) == 130
     said = capsys.readouterr()
     assert said.out == "" and said.err.splitlines()[-1] == (
         "psn-tutorial: stopped and saved; go on with: psn-tutorial compare --resume runs/mine"
     )
-    monkeypatch.setattr(interrupt, "Stop", Stop)
+    monkeypatch.setattr("psn_tutorial.experiments.run.Stop", Stop)
     assert main(["compare", "--resume", "runs/mine"]) == 0
     said = capsys.readouterr()
     assert "Is it kept?" in said.out and "The clean policy after the last step" in said.out

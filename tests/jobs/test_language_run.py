@@ -11,7 +11,7 @@ pytest.importorskip("peft")
 
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
-from psn_tutorial.jobs import training as jobs  # noqa: E402
+from psn_tutorial.jobs import evaluating  # noqa: E402
 from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
 from psn_tutorial.jobs.records import RunRecord  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
@@ -126,8 +126,8 @@ def test_a_run_is_evaluated_in_four_bits_and_its_adapter_alone_is_not(psn, words
 
 def test_arms_of_language_models_are_compared_with_the_base_in_its_four_bits(psn, words, language_model, monkeypatch):
     seen = []
-    honest = jobs.measure
-    monkeypatch.setattr(jobs, "measure", lambda model, *rest: seen.append(model) or honest(model, *rest))
+    honest = evaluating.evaluate
+    monkeypatch.setattr(evaluating, "evaluate", lambda model, *rest: seen.append(model) or honest(model, *rest))
     common = dict(
         base=str(language_model),
         difficulty={"completion": 8},

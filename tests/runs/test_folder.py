@@ -595,7 +595,7 @@ KILLED_RUNS = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_runs import Run, assert_is_checkpoint, save
+from test_folder import Run, assert_is_checkpoint, save
 
 warnings.simplefilter("error")  # a kill must never leave a damaged checkpoint
 path, chance, end = Path(sys.argv[1]), random.Random(5), time.monotonic() + float(sys.argv[3])

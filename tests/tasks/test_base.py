@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.tasks import TASK_NAMES, Verdict, base, get_task
+from psn_tutorial.tasks import TASK_NAMES, Verdict, get_task, registry
 from psn_tutorial.tasks.base import require_integer, require_seed
 from psn_tutorial.tasks.files import read_problems, write_problems
 
@@ -150,5 +150,5 @@ def test_missing_and_empty_files_are_told(tmp_path):
 
 
 def test_the_examples_in_the_docstrings_run():
-    failed, tried = doctest.testmod(base)
+    failed, tried = doctest.testmod(registry)
     assert (failed, tried > 0) == (0, True)

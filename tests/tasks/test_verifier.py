@@ -215,7 +215,7 @@ def test_the_deadline_and_its_reason(pool):
 
 JUDGE = r"""
 import os, signal, sys, time
-from psn_tutorial import verifier_worker
+from psn_tutorial.tasks import verifier_worker
 signal.signal(signal.SIGALRM, signal.SIG_IGN)  # a caller who has use of its own for these
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGPROF})
 acts = {
@@ -445,7 +445,7 @@ def test_arithmetic_reaches_it_unchanged():
 
 WATCHED = r"""
 import ast, json, os, sys
-from psn_tutorial import verifier_worker
+from psn_tutorial.tasks import verifier_worker
 verifier_worker.load()
 seen, watching = [], False
 try:
