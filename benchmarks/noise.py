@@ -31,7 +31,7 @@ def main(words: list[str] | None = None) -> list[dict]:
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", {})
-        trainer = Trainer(config, shared.model, shared.tokenizer, Contrasted(shared.task), shared.problems, run)
+        trainer = Trainer(config, shared.policy, Contrasted(shared.task), shared.problems, run)
         rollouts = trainer.roll_out(trainer.pick_problems())
 
         def noise(targets: str):

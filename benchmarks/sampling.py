@@ -36,13 +36,13 @@ def main(words: list[str] | None = None) -> list[dict]:
     )
 
     def ours():
-        rollouts = sample(shared.model, shared.prompts, shared.prompt_mask, sizes.group, sizes.new, -1, pad, generator)
+        rollouts = sample(shared.policy, shared.prompts, sizes.group, sizes.new, generator, ends=False)
         assert rollouts.mask.all() and rollouts.logps.shape == (sizes.rows, sizes.new)
 
     def theirs():
         with torch.no_grad():
             out = shared.model.generate(
-                shared.prompts[rows], attention_mask=shared.prompt_mask[rows].long(), generation_config=settings
+                shared.prompts.ids[rows], attention_mask=shared.prompts.mask[rows].long(), generation_config=settings
             )
         assert out.sequences.shape == (sizes.rows, sizes.prompt + sizes.new) and len(out.logits) == sizes.new
 

@@ -28,6 +28,7 @@ _HOME = {
     "losses": ("policy_loss",),
     "models.bases": ("base_folder",),
     "models.encoders": ("sentence_encoder",),
+    "models.policy": ("Policy", "Prompts", "encode"),
     "models.qlora": ("QLoRAConfig", "load_qlora"),
     "noise": ("NoiseConfig", "NoiseReceipt", "perturbed", "stacked"),
     "rollout": ("Rollouts", "completion_logps", "responses", "sample", "spread_draws", "stream"),

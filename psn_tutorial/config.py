@@ -113,18 +113,27 @@ class TrainConfig(ScheduleConfig):
                 f"got {self.spread!r} and {self.draws}"
             )
 
-    def noise(self, sigma: float) -> NoiseConfig | None:
-        """The noise of a step whose scheduler says ``sigma``; None when there is none."""
-        if self.sigma == 0:
-            return None
+    def noise(self, sigma: float) -> NoiseConfig:
+        """The noise of a step whose scheduler says ``sigma``."""
         return NoiseConfig(
             sigma, self.targets, self.relative, self.seed, self.antithetic, self.carrier, self.noise_rank
         )
 
     @property
-    def off_policy(self) -> bool:
-        """Does another distribution than the policy's sample the rollouts?"""
-        return self.sigma > 0 or self.sampling_temperature not in (None, self.temperature)
+    def noisy(self) -> bool:
+        """Is there a step with noise?"""
+        return self.sigma > 0 or (self.schedule == "annealed" and self.sigma_end > 0)
+
+    @property
+    def hot(self) -> bool:
+        """Are rollouts sampled at another temperature than the policy's?"""
+        return self.sampling_temperature not in (None, self.temperature)
+
+    @property
+    def loss_settings(self) -> dict[str, Any]:
+        """The settings of :func:`psn_tutorial.losses.policy_loss`."""
+        names = ("clip_low", "clip_high", "aggregation", "kl_coef", "entropy_coef")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from psn_tutorial.jobs import evaluating
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import fingerprint, load_policy
 from psn_tutorial.jobs.training import Job
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.noise import NoiseConfig, gaussian, perturbed
 from psn_tutorial.trainer import Trainer
 
@@ -29,16 +30,16 @@ NOISY = TrainConfig(
 
 def trainer(policy, **change):
     task, tokenizer, model = policy("chain", scale=1.0, steps=2)
-    return Trainer(replace(NOISY, **change), model, tokenizer, task, task.generate(0, 4))
+    return Trainer(replace(NOISY, **change), Policy(model, tokenizer), task, task.generate(0, 4))
 
 
 def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch):
     """Released: with asynchronous rollouts, which are always on, validation runs on the noisy weights."""
     seen = []
 
-    def watched(model, *arguments, **options):
-        seen.append(fingerprint(model))
-        return evaluate(model, *arguments, **options)
+    def watched(policy, *arguments, **options):
+        seen.append(fingerprint(policy.model))
+        return evaluate(policy, *arguments, **options)
 
     evaluate = evaluating.evaluate
     monkeypatch.setattr(evaluating, "evaluate", watched)
@@ -58,9 +59,9 @@ def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch
     job = Job.start(tmp_path / "run", config)
     for step, _ in enumerate(job.train(Stop())):
         assert len(seen) == step
-        clean = fingerprint(job.model)
-        with perturbed(job.model, config.noise(0.5)):
-            noisy = fingerprint(job.model)
+        clean = fingerprint(job.policy.model)
+        with perturbed(job.policy.model, config.noise(0.5)):
+            noisy = fingerprint(job.policy.model)
         assert clean != noisy
         expected = [*seen, clean]
     assert seen == expected and len(set(seen)) == 2

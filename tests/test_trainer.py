@@ -7,6 +7,7 @@ from psn_tutorial.advantages import group_advantages
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.noise import perturbed
 from psn_tutorial.rollout import completion_logits, completion_logps, responses
 from psn_tutorial.runs.folder import Run
@@ -24,7 +25,7 @@ REALTIME = replace(NOISY, schedule="realtime")
 def trainer(policy, config, run=None, **difficulty):
     # Six tokens and two letters: by chance a rollout keeps the rare letter often enough to be rewarded.
     task, tokenizer, model = policy("chain", scale=1.0, **{"steps": 2, **difficulty})
-    return Trainer(config, model, tokenizer, task, task.generate(0, 4), run)
+    return Trainer(config, Policy(model, tokenizer), task, task.generate(0, 4), run)
 
 
 def weights(model):
@@ -37,8 +38,7 @@ def contrast(trainer, seed=0):
     config = trainer.config
     rewards = torch.randint(0, 2, (config.prompts, config.group), generator=torch.Generator().manual_seed(seed)).float()
     rewards[::2] = 1.0
-    texts = responses(trainer.tokenizer, rollouts)
-    return Batch(rollouts, rewards, group_advantages(rewards).flatten(), texts)
+    return Batch.of(rollouts, group_advantages(rewards).flatten(), trainer.sampler_logps(rollouts))
 
 
 def test_records_hold_exactly_the_documented_metrics(policy):
@@ -98,7 +98,7 @@ def test_micro_batches_and_skipped_rows_change_nothing(policy, change):
         batch = contrast(made)
         if not skip:  # an advantage too small to matter, too large to be skipped
             batch = replace(batch, advantages=batch.advantages + 1e-30)
-        importance, statistics = made.update(batch)
+        statistics, importance = made.update(batch), made.importance(batch)
         results.append((weights(made.model), importance.ess, importance.kl_k1, statistics["grad_norm"]))
     for other in results[1:]:
         torch.testing.assert_close(other[0], results[0][0], atol=2e-5, rtol=1e-4)
@@ -131,7 +131,7 @@ def test_the_gradient_of_one_update_is_the_formula(policy, level):
 
 def test_the_second_update_is_clipped_against_the_policy_of_the_rollouts(policy):
     made = trainer(policy, replace(SMALL, updates=3, lr=0.05))
-    _, statistics = made.update(contrast(made))
+    statistics = made.update(contrast(made))
     assert statistics["clip_fraction"] > 0 and statistics["ratio_mean"] != pytest.approx(1.0, abs=1e-3)
 
 
@@ -286,4 +286,4 @@ def test_what_cannot_work_is_told_before_the_first_step(policy):
         trainer(policy, replace(REALTIME, encoder="/no/such/folder"))
     with pytest.raises(UserError, match="problems must hold at least one"):
         task, tokenizer, model = policy("chain")
-        Trainer(SMALL, model, tokenizer, task, [])
+        Trainer(SMALL, Policy(model, tokenizer), task, [])

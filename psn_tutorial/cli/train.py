@@ -88,7 +88,7 @@ def _preset_settings(args: argparse.Namespace) -> Any:
 
 
 def _folder_name(config: Any) -> str:
-    kind = f"psn{config.sigma:g}" if config.sigma else "grpo"
-    if config.sampling_temperature not in (None, config.temperature):
+    kind = f"psn{config.sigma:g}" if config.noisy else "grpo"
+    if config.hot:
         kind += f"-hot{config.sampling_temperature:g}"
     return f"runs/{config.task}-{kind}-seed{config.seed}"

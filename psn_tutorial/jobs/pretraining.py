@@ -26,6 +26,7 @@ from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import require_new, save_policy
 from psn_tutorial.jobs.problems import held_out_problems, training_problems
 from psn_tutorial.models.decoder import forward
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.tiny import TinyConfig, build_model, build_text_tokenizer, build_tokenizer
 from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.runs.folder import Run
@@ -123,15 +124,16 @@ class Pretraining:
         exclude: problems never to demonstrate (what policies are trained and evaluated on).
         run: where records and checkpoints go; None keeps nothing.
 
-    Attributes: ``model`` (trained in place), ``tokenizer``, ``step_number``.
+    Attributes: ``policy``, whose model is trained in place, and ``step_number``.
     """
 
     def __init__(self, task: Task, config: PretrainConfig, exclude: list | None = None, run: Run | None = None):
         self.config, self.run, self.step_number = config, run, 0
         texts = demonstrations(task, config, exclude or [])
-        self.tokenizer = tokenizer_for(task, texts)
-        self.model = build_model(config.model, self.tokenizer, config.seed)
-        self.ids, self.mask = encoded(self.tokenizer, texts)
+        tokenizer = tokenizer_for(task, texts)
+        self.model = build_model(config.model, tokenizer, config.seed)
+        self.policy = Policy(self.model, tokenizer)
+        self.ids, self.mask = encoded(tokenizer, texts)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01)
         self.generator = torch.Generator().manual_seed(config.seed)
 
@@ -179,15 +181,6 @@ class Pretraining:
         while self.step_number < checkpoint.step:  # the random stream, to where it stood
             self._rows()
             self.step_number += 1
-
-
-def pretrain(
-    task: Task, config: PretrainConfig, exclude: list | None = None
-) -> Iterator[tuple[dict[str, float], nn.Module, PreTrainedTokenizerFast]]:
-    """:class:`Pretraining` from beginning to end: yields (record, model, tokenizer) per step."""
-    training = Pretraining(task, config, exclude)
-    for record in training.train():
-        yield record, training.model, training.tokenizer
 
 
 def _schedule(step: int, config: PretrainConfig) -> float:
@@ -269,8 +262,7 @@ class BaseJob:
         made = EvaluationRecord(self.task.name, measure.samples, measure.temperature, measure.seed)
         with stop.at_once():
             made.steps[total] = evaluate(
-                training.model,
-                training.tokenizer,
+                training.policy,
                 self.task,
                 self.held_out,
                 measure.samples,
@@ -278,7 +270,7 @@ class BaseJob:
                 measure.seed,
                 progress=bar,
             )
-        save_policy(training.model, training.tokenizer, out)
+        save_policy(training.policy, out)
         made.write(training.run.path / "eval.json")
         training.run.record_time()
         return made

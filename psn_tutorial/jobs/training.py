@@ -36,10 +36,10 @@ class Job:
         self.task = get_task(config.task, **config.difficulty)
         problems = training_problems(self.task, config)
         self.held_out = held_out_problems(self.task, config.measure())
-        self.model, self.tokenizer = starting_policy(config)
-        check_policy(self.tokenizer, self.task, problems)
-        self.base_sha256 = fingerprint(self.model)
-        self.trainer = Trainer(config, self.model, self.tokenizer, self.task, problems)
+        self.policy = starting_policy(config)
+        check_policy(self.policy, self.task, problems)
+        self.base_sha256 = fingerprint(self.policy.model)
+        self.trainer = Trainer(config, self.policy, self.task, problems)
         self.record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
         self._saved = 0  # the step of the newest checkpoint that did not fall due by itself
 
@@ -107,9 +107,7 @@ class Job:
             return
         self._save()
         with stop.at_once():
-            self.record.steps[step] = measure(
-                self.model, self.tokenizer, self.task, self.held_out, self.config.measure(), progress
-            )
+            self.record.steps[step] = measure(self.policy, self.task, self.held_out, self.config.measure(), progress)
         self.record.write(self.run.path / "eval.json")
 
     def _save(self) -> None:
@@ -130,5 +128,5 @@ def export(job: Job) -> Path:
     """Write the clean policy as an ordinary checkpoint folder, <run>/policy, unless it is there."""
     folder = job.run.path / "policy"
     if not folder.exists():
-        save_policy(job.model, job.tokenizer, folder)
+        save_policy(job.policy, folder)
     return folder

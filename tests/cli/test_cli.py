@@ -27,6 +27,7 @@ from psn_tutorial.jobs.progress import follow
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.jobs.training import Job
 from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.tiny import load
 from psn_tutorial.runs import files
 from psn_tutorial.runs.folder import Run
@@ -145,7 +146,9 @@ def test_train_leaves_a_record_and_an_ordinary_checkpoint(psn, tmp_path):
     assert torch.equal(torch.cat([exported[n].flatten() for n in sorted(exported)]), weights(tmp_path / "run"))
     # The last evaluation is of that very policy: the clean one, sampled with the run's seed.
     task = get_task("chain")
-    again = evaluate(model, load(tmp_path / "run" / "policy")[1], task, load_split("chain", "eval"), samples=4)
+    again = evaluate(
+        Policy(model, load(tmp_path / "run" / "policy").tokenizer), task, load_split("chain", "eval"), samples=4
+    )
     assert [(r.n, r.c) for r in again] == [(r.n, r.c) for r in record.evaluations.last]
     assert again[0].exact == pytest.approx(record.evaluations.last[0].exact, rel=1e-6)
 

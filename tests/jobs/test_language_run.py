@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.jobs import evaluating  # noqa: E402
-from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
+from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, policy_and_step, starting_policy  # noqa: E402
 from psn_tutorial.jobs.records import RunRecord  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
@@ -95,7 +95,7 @@ def test_train_leaves_an_adapter_that_peft_puts_onto_the_base(psn, words, langua
     assert "run: step 4 of 4, reward 0." in err and "tokens/s" in err
     record = RunRecord.read("run")
     assert record.finished and all(0 < r["reward"] < 1 and r["kl_k3"] > 0 for r in record.steps)
-    policy, tokenizer, step = load_policy("run")
+    (policy, tokenizer), step = policy_and_step("run")
     assert step == 4 and len(four_bit_layers(policy)) == 14
     assert any(p.abs().max() > 0 for name, p in learned_weights(policy).items() if "lora_B" in name)
     base, _ = load_base(QLoRAConfig(str(language_model), compute="float32"))
@@ -127,7 +127,9 @@ def test_a_run_is_evaluated_in_four_bits_and_its_adapter_alone_is_not(psn, words
 def test_arms_of_language_models_are_compared_with_the_base_in_its_four_bits(psn, words, language_model, monkeypatch):
     seen = []
     honest = evaluating.evaluate
-    monkeypatch.setattr(evaluating, "evaluate", lambda model, *rest: seen.append(model) or honest(model, *rest))
+    monkeypatch.setattr(
+        evaluating, "evaluate", lambda policy, *rest: seen.append(policy.model) or honest(policy, *rest)
+    )
     common = dict(
         base=str(language_model),
         difficulty={"completion": 8},

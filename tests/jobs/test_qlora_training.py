@@ -9,6 +9,7 @@ pytest.importorskip("peft")
 from psn_tutorial.carriers import change_since, linear_layers  # noqa: E402
 from psn_tutorial.config import TrainConfig  # noqa: E402
 from psn_tutorial.models.bases import base_folder  # noqa: E402
+from psn_tutorial.models.policy import Policy  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, four_bit_layers, load_qlora  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.rollout import completion_logps  # noqa: E402
@@ -32,7 +33,7 @@ def trainer(run=None, **changes):
     settings = {"task": "rules", "prompts": 4, "group": 8, "lr": 1e-3, "sigma": 0.05, "draws": 2, "steps": 4}
     model, tokenizer = load_qlora(QLoRAConfig(str(base_folder("rules")), compute="float32", rank=4))
     config = TrainConfig(**{**settings, **changes})
-    return Trainer(config, model, tokenizer, Parity(), load_split("rules", "train")[:50], run)
+    return Trainer(config, Policy(model, tokenizer), Parity(), load_split("rules", "train")[:50], run)
 
 
 def without_times(record):
@@ -86,7 +87,7 @@ def test_a_checkpoint_of_another_rank_is_refused(tmp_path):
     list(made.train())
     checkpoint = Run.open(tmp_path / "run").resume()
     model, tokenizer = load_qlora(QLoRAConfig(str(base_folder("rules")), compute="float32", rank=8))
-    other = Trainer(made.config, model, tokenizer, made.task, made.problems)
+    other = Trainer(made.config, Policy(model, tokenizer), made.task, made.problems)
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.restore(checkpoint)
 

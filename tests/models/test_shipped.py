@@ -15,8 +15,9 @@ from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.pretraining import BASES
 from psn_tutorial.jobs.problems import held_out_problems
 from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base
-from psn_tutorial.models.tiny import encode, load
+from psn_tutorial.models.tiny import load
 from psn_tutorial.rollout import responses, sample, stream
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
@@ -42,7 +43,7 @@ def test_it_meets_its_recorded_figures(shipped):
     name, task, model, tokenizer, recorded = shipped
     problems = held_out_problems(task, MeasureConfig(task.name, BASES[name].difficulty))
     samples = 8 if name == "sums" else 32  # its answers are longer, and read by math-verify
-    again = evaluate(model, tokenizer, task, problems, samples=samples, seed=1)
+    again = evaluate(Policy(model, tokenizer), task, problems, samples=samples, seed=1)
     assert [r.problem for r in again] == [r.problem for r in recorded]
     if name in ("countdown", "sums"):  # other samples: the difference has a standard error that the counts tell
         shares = np.array([r.c / r.n for r in recorded])
@@ -86,9 +87,8 @@ SUMS = get_task("math", **BASES["sums"].difficulty)
 
 def sampled(model, tokenizer, problems, group):
     """The rollouts, their texts, and how many of them are right: read from the box, not by math-verify."""
-    prompts, mask = encode(tokenizer, [SUMS.prompt(problem) for problem in problems])
-    stops = tokenizer.eos_token_id, tokenizer.pad_token_id
-    rollouts = sample(model, prompts, mask, group, SUMS.completion, *stops, stream(0, "test"))
+    prompts = encode(tokenizer, [SUMS.prompt(problem) for problem in problems])
+    rollouts = sample(Policy(model, tokenizer), prompts, group, SUMS.completion, stream(0, "test"))
     texts = responses(tokenizer, rollouts)
     right = [last_boxed(text) == problems[i // group].answer for i, text in enumerate(texts)]
     return rollouts, texts, np.array(right).reshape(len(problems), group)
