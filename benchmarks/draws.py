@@ -8,8 +8,8 @@ from clock import finish, interleave, options, show, start
 from floor import Countdown, Sizes, batch_options
 
 from psn_tutorial.config import TrainConfig
-from psn_tutorial.noise import NoiseConfig
-from psn_tutorial.rollout import sample, spread_draws, stream
+from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.rollout import sample, spread_draws
 from psn_tutorial.trainer import Trainer
 
 SIGMA = {"mlp": 0.2, "head": 0.2, "all": 0.05}  # times each tensor's RMS

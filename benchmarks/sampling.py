@@ -9,7 +9,8 @@ from clock import finish, interleave, options, show, start
 from floor import Countdown, Floor, Sizes, batch_options
 from transformers import GenerationConfig
 
-from psn_tutorial.rollout import sample, stream
+from psn_tutorial.noise import stream
+from psn_tutorial.rollout import sample
 
 OURS, THEIRS, FLOOR = "psn_tutorial.rollout.sample", "transformers' generate, with logits", "matrix products alone"
 

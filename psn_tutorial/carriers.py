@@ -22,7 +22,17 @@ from torch import Tensor, nn
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.qlora import dense_weight, is_four_bit
-from psn_tutorial.noise import NoiseConfig, NoiseReceipt, gaussian, perturbed, select, share_rows, stacked, wanted
+from psn_tutorial.noise import (
+    NoiseConfig,
+    NoiseReceipt,
+    Tally,
+    gaussian,
+    perturbed,
+    select,
+    share_rows,
+    stacked,
+    wanted,
+)
 
 
 @contextmanager
@@ -119,18 +129,14 @@ def _beside(
 ) -> Iterator[NoiseReceipt]:
     """Give each target a noisy forward pass for the length of the block; take it away again, whatever happens."""
     layers = linear_layers(model, config.targets)
-    entries = wanted_square = square = unchanged = 0.0
+    tally = Tally()
     try:
         for name, layer in layers.items():
             scale = config.sigma * _rms(layer) if config.relative else config.sigma
             layer.forward, mean_square, same = carry(layer, config, draws, name, scale)
             count = layer.in_features * layer.out_features
-            entries += count
-            wanted_square += count * scale**2
-            square += count * mean_square
-            unchanged += count * same
-        rms = [(total / entries) ** 0.5 for total in (wanted_square, square)]
-        yield NoiseReceipt(tuple(layers), int(entries), *rms, square**0.5, unchanged / entries)
+            tally.add(name, count, scale, count * mean_square, count * same)
+        yield tally.receipt()
     finally:
         for layer in layers.values():
             layer.__dict__.pop("forward", None)

@@ -5,7 +5,6 @@ the temperature it used and over the full vocabulary, because the importance rat
 top-p and no top-k.
 """
 
-import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -191,15 +190,6 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64).to(logits.device)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return ids[:, 0], logps.gather(1, ids)[:, 0]
-
-
-def stream(seed: int, *purpose: str | int) -> torch.Generator:
-    """A random stream of its own for every (seed, purpose, step ...), so that a resumed run needs no saved state.
-
-    Hashed, because torch's CPU generator keeps only the low 32 bits of its seed.
-    """
-    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 @dataclass(frozen=True)

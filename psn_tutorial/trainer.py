@@ -28,17 +28,8 @@ from psn_tutorial.losses import loss_normaliser, policy_loss
 from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import learned_weights, restore_weights
-from psn_tutorial.noise import NoiseConfig
-from psn_tutorial.rollout import (
-    Reading,
-    Rollouts,
-    completion_logps,
-    read_completions,
-    responses,
-    sample,
-    spread_draws,
-    stream,
-)
+from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.rollout import Reading, Rollouts, completion_logps, read_completions, responses, sample, spread_draws
 from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.schedulers import make_scheduler

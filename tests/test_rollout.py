@@ -7,16 +7,8 @@ from scipy import stats
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, encode
-from psn_tutorial.noise import NoiseConfig, perturbed, stacked
-from psn_tutorial.rollout import (
-    choose,
-    completion_logps,
-    read_completions,
-    responses,
-    sample,
-    spread_draws,
-    stream,
-)
+from psn_tutorial.noise import NoiseConfig, perturbed, stacked, stream
+from psn_tutorial.rollout import choose, completion_logps, read_completions, responses, sample, spread_draws
 
 
 def roll(policy_parts, group=6, max_tokens=10, prompts=None, seed=0, **options):

@@ -16,8 +16,8 @@ from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError, check_count, check_positive
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, Prompts
-from psn_tutorial.noise import NoiseConfig
-from psn_tutorial.rollout import sample, spread_draws, stream
+from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.rollout import sample, spread_draws
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation.results import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, encode
-from psn_tutorial.rollout import responses, sample, stream
+from psn_tutorial.noise import stream
+from psn_tutorial.rollout import responses, sample
 from psn_tutorial.tasks.base import Task
 
 

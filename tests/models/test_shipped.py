@@ -18,7 +18,8 @@ from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base
 from psn_tutorial.models.tiny import load
-from psn_tutorial.rollout import responses, sample, stream
+from psn_tutorial.noise import stream
+from psn_tutorial.rollout import responses, sample
 from psn_tutorial.runs.folder import Run
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task, load_split
