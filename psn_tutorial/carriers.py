@@ -1,7 +1,7 @@
-"""How the noise rides on a model: in its weights, or beside weights that must not be touched.
+"""How the noise is applied to a model: in its weights, or beside weights that must not change.
 
 A quantised base cannot take noise into its weights: rounding noisy weights to 4 bits again changes no code at useful
-sizes, and adding and removing noise through a merged adapter drifts. So the noise rides beside the base, in the
+sizes, and adding and removing noise through a merged adapter drifts. So the noise is added beside the base, in the
 forward pass of the linear layers alone, and the base stays what it was, bit for bit:
 
     "weights"  theta + eps in the parameters themselves (:mod:`psn_tutorial.noise`); for ordinary models
@@ -114,8 +114,8 @@ def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:
             found[name] = module
     if not found:
         raise UserError(
-            f"targets {targets!r} matches no linear layer of the model; a carrier beside the weights rides on the "
-            "linear layers of mlp, attention and head only"
+            f"targets {targets!r} matches no linear layer of the model; a carrier beside the weights needs the "
+            "linear layers of mlp, attention and head"
         )
     return found
 

@@ -42,7 +42,7 @@ class TrainConfig(ScheduleConfig):
     draws: int = option(1, "noise draws per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
     antithetic: bool = option(False, "draws come in pairs, eps and -eps")
-    carrier: str = option("auto", "how the noise rides on the model; auto: beside 4-bit weights, in others", CARRIERS)
+    carrier: str = option("auto", "how the noise is applied; auto: beside 4-bit weights, in others", CARRIERS)
     noise_rank: int = option(16, "rank of the noise of the carrier lowrank")
     # What the real-time schedule looks at
     probes: str = option("reuse", "realtime: the step's rollouts, or two more per prompt", PROBES)

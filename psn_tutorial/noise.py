@@ -34,7 +34,7 @@ class NoiseConfig:
         relative: scale sigma by the root mean square of each tensor (the paper's sigma is absolute).
         seed: base seed of all draws.
         antithetic: draw 2j + 1 is minus draw 2j.
-        carrier: how the noise rides on the model while it samples, one of CARRIERS; see
+        carrier: how the noise is applied while the model samples, one of CARRIERS; see
             :mod:`psn_tutorial.carriers`. :func:`perturbed` and :func:`stacked` are the carrier "weights".
         rank: of the noise, for the carrier "lowrank".
     """
@@ -307,5 +307,5 @@ def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) 
 
         return rms_norm
     raise UserError(
-        f"several draws in one batch ride on linear layers, embeddings and RMS norms, not on {type(module).__name__}"
+        f"several draws in one batch need linear layers, embeddings or RMS norms, got {type(module).__name__}"
     )

@@ -20,8 +20,8 @@ def token_certainty(logits: Tensor, direction: str = "uniform_to_policy") -> Ten
     """How far each next-token distribution p is from the uniform one U over the V words, in nats; >= 0, 0 at p = U.
 
     "uniform_to_policy": KL(U || p) = - log V - mean over the vocabulary of log p, the paper's equation 8. Every word
-    counts the same, however rare: a word that loses nine tenths of its probability adds 2.3 / V, though nobody will
-    ever sample it. It has no upper bound, and is infinite where a probability is 0.
+    counts the same, however rare: a word that loses nine tenths of its probability adds 2.3 / V, even if it is
+    never sampled. It has no upper bound, and is infinite where a probability is 0.
     "policy_to_uniform": KL(p || U) = log V - H(p), between 0 and log V: what is sampled counts, the tail does not.
 
     Args:

@@ -208,8 +208,8 @@ class BaseJob:
         self.task = get_task(config.task, **config.difficulty)
         self.measure = MeasureConfig(config.task, config.difficulty)
         self.held_out = held_out_problems(self.task, self.measure)
-        # Nor what reinforcement learning will train on: a base that knows its answers by heart has
-        # nothing to learn there.
+        # The training problems of reinforcement learning are left out too: a base that has memorised their answers
+        # has nothing to learn from them.
         later = training_problems(self.task, RunConfig(task=config.task, difficulty=config.difficulty))
         self.training = Pretraining(self.task, config, [*later, *self.held_out])
 

@@ -1,6 +1,6 @@
 """Before hours are spent: two steps of a run, looked at closely. Nothing is written and nothing is kept.
 
-What goes wrong with language models goes wrong in silence: a chat template that was not applied, answers that all end
+Many mistakes with language models raise no error: a chat template that was not applied, answers that all end
 at the limit, groups without contrast, a trainer that reads other log-probs than the sampler drew from, a card that
 is too small. Each is a finding here.
 """
