@@ -137,7 +137,7 @@ class TrainConfig(ScheduleConfig):
 
 
 @dataclass(frozen=True)
-class MeasureConfig:
+class EvaluationConfig:
     """How a policy is evaluated."""
 
     task: str = option("countdown", "what the policy is to do", TASKS)
@@ -164,6 +164,11 @@ class MeasureConfig:
         task = get_task(self.task, **self.difficulty)
         if self.samples == 0 and not hasattr(task, "exact_success"):
             raise UserError(f"samples must be >= 1: {self.task} has no exact probabilities, got 0")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings of :func:`psn_tutorial.evaluation.sampling.evaluate`."""
+        return {name: getattr(self, name) for name in ("samples", "temperature", "seed", "batch")}
 
 
 @dataclass(frozen=True)
@@ -197,11 +202,11 @@ class RunConfig(TrainConfig):
         if self.four_bit and not self.lora_rank:
             raise UserError("lora_rank must be >= 1 with four_bit: weights in 4 bits cannot learn, got 0")
         if self.evaluate:
-            self.measure()
+            self.evaluation()
 
-    def measure(self) -> MeasureConfig:
+    def evaluation(self) -> EvaluationConfig:
         """How its evaluations are made. Each seed draws samples of its own, the same in all arms."""
-        return MeasureConfig(
+        return EvaluationConfig(
             self.task,
             self.difficulty,
             self.eval_file,

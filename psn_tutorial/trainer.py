@@ -31,7 +31,7 @@ from psn_tutorial.models.qlora import learned_weights, restore_weights
 from psn_tutorial.noise import NoiseConfig, stream
 from psn_tutorial.rollout import Reading, Rollouts, completion_logps, read_completions, responses, sample, spread_draws
 from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.schedulers import make_scheduler
 from psn_tutorial.signals import mean_certainty, semantic_similarity
 from psn_tutorial.tasks.base import Task, verdicts
@@ -83,7 +83,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, policy: Policy, task: Task, problems: Sequence[Any], run: Run | None = None
+        self, config: TrainConfig, policy: Policy, task: Task, problems: Sequence[Any], run: RunFolder | None = None
     ):
         if not problems:
             raise UserError("problems must hold at least one problem, got none")

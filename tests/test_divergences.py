@@ -15,10 +15,10 @@ from torch import nn
 
 from psn_tutorial import rollout
 from psn_tutorial.config import RunConfig, TrainConfig
-from psn_tutorial.jobs import evaluating
+from psn_tutorial.jobs import training
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import fingerprint, load_policy
-from psn_tutorial.jobs.training import Job
+from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.noise import NoiseConfig, gaussian, perturbed
 from psn_tutorial.trainer import Trainer
@@ -41,8 +41,8 @@ def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch
         seen.append(fingerprint(policy.model))
         return evaluate(policy, *arguments, **options)
 
-    evaluate = evaluating.evaluate
-    monkeypatch.setattr(evaluating, "evaluate", watched)
+    evaluate = training.evaluate
+    monkeypatch.setattr(training, "evaluate", watched)
     config = RunConfig(
         task="chain",
         prompts=2,
@@ -56,7 +56,7 @@ def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch
         samples=4,
         eval_every=1,
     )
-    job = Job.start(tmp_path / "run", config)
+    job = TrainingJob.start(tmp_path / "run", config)
     for step, _ in enumerate(job.train(Stop())):
         assert len(seen) == step
         clean = fingerprint(job.policy.model)

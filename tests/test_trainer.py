@@ -10,7 +10,7 @@ from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.noise import perturbed
 from psn_tutorial.rollout import completion_logits, completion_logps, responses
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.runs.steps import METRICS
 from psn_tutorial.schedulers import RealtimeSigma
 from psn_tutorial.settings import to_mapping
@@ -165,11 +165,11 @@ def test_mixture_weights_use_every_draw_of_the_group(policy):
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(policy, tmp_path, config):
     whole = trainer(policy, config)
     records = list(whole.train())
-    first = trainer(policy, config, Run.create(tmp_path / "run", to_mapping(config)))
+    first = trainer(policy, config, RunFolder.create(tmp_path / "run", to_mapping(config)))
     for record in first.train():
         if record["step"] == 4:  # one step after the checkpoint of step 3
             break
-    run = Run.open(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
     second = trainer(policy, config, run)
     second.restore(run.resume())
     rest = list(second.train())

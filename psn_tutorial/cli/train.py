@@ -50,15 +50,15 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     from psn_tutorial.jobs.board import Board, summary_writer
     from psn_tutorial.jobs.interrupt import Stop
     from psn_tutorial.jobs.progress import follow
-    from psn_tutorial.jobs.training import Job, export
+    from psn_tutorial.jobs.training import TrainingJob, export
 
     if args.tensorboard:
         summary_writer()
     if args.resume:
         folder = Path(args.resume)
-        job = Job.resume(folder)
+        job = TrainingJob.resume(folder)
     else:
-        job = Job.start(folder, config, [NAME, "train", *words])
+        job = TrainingJob.start(folder, config, [NAME, "train", *words])
     board = Board(job.run.path / "tensorboard", job.trainer.step_number) if args.tensorboard else None
     with resumable(command_line("train", "--resume", folder)), Stop() as stop:
         follow(job, stop, str(folder), sys.stderr.isatty(), lines=True, board=board)

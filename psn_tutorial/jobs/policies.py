@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from psn_tutorial.config import MeasureConfig, RunConfig
+from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.models.bases import base_folder
@@ -23,12 +23,12 @@ from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
 from psn_tutorial.models.tiny import load, quiet
 from psn_tutorial.runs.files import in_words, new_folder
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.tasks.registry import LANGUAGE_TASKS
 
 
-def base_of(config: RunConfig | MeasureConfig) -> str | Path:
+def base_of(config: RunConfig | EvaluationConfig) -> str | Path:
     """What a run begins with: the base it names, or the shipped one; of a language task, that of its problems.
 
     Raises UserError when there is none.
@@ -90,7 +90,7 @@ def policy_and_step(folder: str | Path, device: str = "cpu") -> tuple[Policy, in
     if not (folder / "provenance.json").is_file():
         model, tokenizer = load(folder)
         return Policy(model.to(device_of(device)), tokenizer), 0
-    run = Run.open(folder)
+    run = RunFolder.open(folder)
     policy = starting_policy(replace(settings_of(run.path, run.config), device=device))
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from psn_tutorial.config import RunConfig
-from psn_tutorial.jobs.training import Job
+from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.policy import encode
 from psn_tutorial.noise import stream
@@ -32,7 +32,7 @@ def preflight(config: RunConfig) -> list[Finding]:
     Raises:
         UserError: the run could not even start.
     """
-    job = Job(config)
+    job = TrainingJob(config)
     trainer = job.trainer
     shape, load = Shape.of(decoder_of(trainer.model).config), _load(config, trainer)
     findings = [_template(trainer), _parity(trainer)]

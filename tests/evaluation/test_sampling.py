@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation import sampling as measure
+from psn_tutorial.evaluation import sampling
 from psn_tutorial.evaluation.sampling import evaluate, exact_success, text_logps
 from psn_tutorial.models.policy import Policy
 
@@ -49,14 +49,14 @@ def test_every_problem_gets_its_own_samples(policy):
 
 def test_no_more_than_a_batch_is_sampled_at_once(policy, monkeypatch):
     task, tokenizer, model = policy("chain", scale=3.0, steps=2, consistency=1)
-    honest, rows = measure.sample, []
+    honest, rows = sampling.sample, []
 
     def counted(model, prompts, mask, group, *rest):
         made = honest(model, prompts, mask, group, *rest)
         rows.append(made.tokens)
         return made
 
-    monkeypatch.setattr(measure, "sample", counted)
+    monkeypatch.setattr(sampling, "sample", counted)
     (result,) = evaluate(Policy(model, tokenizer), task, task.generate(0, 1), samples=250, batch=100)
     assert result.n == 250 and [len(tokens) for tokens in rows] == [100, 100, 50]
     assert not torch.equal(rows[0], rows[1])  # each piece has a random stream of its own

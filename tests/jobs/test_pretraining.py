@@ -20,7 +20,7 @@ from psn_tutorial.jobs.pretraining import (
     tokenizer_for,
 )
 from psn_tutorial.models.tiny import TinyConfig, build_text_tokenizer, build_tokenizer, load
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Demonstration, get_task
 
@@ -101,7 +101,7 @@ def test_the_command_makes_a_language_model_from_its_seed(tmp_path, monkeypatch,
         places = ["--out", str(tmp_path / name), "--record", str(tmp_path / f"{name}-record")]
         assert main(["pretrain", "--task", "math", *sizes, *places]) == 0, capsys.readouterr().err
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
-        config = Run.open(tmp_path / f"{name}-record").config
+        config = RunFolder.open(tmp_path / f"{name}-record").config
     assert weights[0] == weights[1]
     assert config["difficulty"] == BASES["sums"].difficulty and config["model"]["architecture"] == "qwen2"
     _, tokenizer = load(tmp_path / "one")
@@ -156,13 +156,13 @@ def test_a_resumed_pretraining_is_bitwise_the_uninterrupted_one(tmp_path):
     config, task = replace(SMALL, steps=7), get_task("chain")
     whole = Pretraining(task, config)
     records = list(whole.train())
-    first = Pretraining(task, config, run=Run.create(tmp_path / "run", to_mapping(config)))
+    first = Pretraining(task, config, run=RunFolder.create(tmp_path / "run", to_mapping(config)))
     for record in first.train():
         if record["step"] == 3:
             first.save()
         if record["step"] == 5:
             break
-    run = Run.open(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
     second = Pretraining(task, config, run=run)
     second.restore(run.resume())
     rest = list(second.train())

@@ -13,7 +13,7 @@ from psn_tutorial.models.policy import Policy  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, four_bit_layers, load_qlora  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.rollout import completion_logps  # noqa: E402
-from psn_tutorial.runs.folder import Run  # noqa: E402
+from psn_tutorial.runs.folder import RunFolder  # noqa: E402
 from psn_tutorial.tasks import load_split  # noqa: E402
 from psn_tutorial.tasks.base import Verdict  # noqa: E402
 from psn_tutorial.tasks.rules import Rules  # noqa: E402
@@ -70,10 +70,10 @@ def test_the_clean_policy_is_read_by_the_sampler_and_by_the_trainer_alike():
 def test_a_resumed_run_goes_on_bit_for_bit_from_the_adapter_alone(tmp_path):
     whole = trainer()
     expected = [without_times(record) for record in whole.train()]
-    first = trainer(Run.create(tmp_path / "run", {}), save_every=2)
+    first = trainer(RunFolder.create(tmp_path / "run", {}), save_every=2)
     steps = first.train()
     next(steps), next(steps)
-    checkpoint = Run.open(tmp_path / "run").resume()
+    checkpoint = RunFolder.open(tmp_path / "run").resume()
     assert checkpoint.step == 2
     assert set(checkpoint.tensors["model"]) == set(learned(first))  # no base weight is in it
     second = trainer()
@@ -83,9 +83,9 @@ def test_a_resumed_run_goes_on_bit_for_bit_from_the_adapter_alone(tmp_path):
 
 
 def test_a_checkpoint_of_another_rank_is_refused(tmp_path):
-    made = trainer(Run.create(tmp_path / "run", {}), steps=1)
+    made = trainer(RunFolder.create(tmp_path / "run", {}), steps=1)
     list(made.train())
-    checkpoint = Run.open(tmp_path / "run").resume()
+    checkpoint = RunFolder.open(tmp_path / "run").resume()
     model, tokenizer = load_qlora(QLoRAConfig(str(base_folder("rules")), compute="float32", rank=8))
     other = Trainer(made.config, Policy(model, tokenizer), made.task, made.problems)
     with pytest.raises(RuntimeError, match="size mismatch"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from psn_tutorial.config import MeasureConfig
+from psn_tutorial.config import EvaluationConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.metrics import summarise
 from psn_tutorial.evaluation.records import EvaluationRecord
@@ -22,7 +22,7 @@ from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base
 from psn_tutorial.models.tiny import load
 from psn_tutorial.noise import stream
 from psn_tutorial.rollout import responses, sample
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.files import DATA
@@ -35,14 +35,14 @@ def recorded_results(name):
 
 @pytest.mark.parametrize("name", BASES)
 def test_its_record_was_made_with_its_settings(name):
-    assert Run.open(DATA / "runs" / f"base-{name}").config == to_mapping(BASES[name])
+    assert RunFolder.open(DATA / "runs" / f"base-{name}").config == to_mapping(BASES[name])
 
 
 @pytest.mark.parametrize("name", BASES)
 def test_it_meets_its_recorded_figures(name):
     config, recorded = BASES[name], recorded_results(name)
     task = get_task(config.task, **config.difficulty)
-    problems = held_out_problems(task, MeasureConfig(task.name, config.difficulty))
+    problems = held_out_problems(task, EvaluationConfig(task.name, config.difficulty))
     samples = 8 if name == "sums" else 32  # its answers are longer, and read by math-verify
     again = evaluate(load(base_folder(name)), task, problems, samples=samples, seed=1)
     assert [r.problem for r in again] == [r.problem for r in recorded]
