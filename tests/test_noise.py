@@ -103,6 +103,7 @@ def test_antithetic_pairs_cancel(policy):
     config = NoiseConfig(0.1, "mlp", antithetic=True)
     pair = [gaussian(config, draw, "w", (50,)) for draw in (6, 7, 8)]
     assert torch.equal(pair[0], -pair[1]) and not torch.equal(pair[0], pair[2])
+    assert torch.equal(pair[0], gaussian(NoiseConfig(0.1, "mlp"), 3, "w", (50,)))  # the plain draw 3, then minus it
 
 
 class Reader:
@@ -154,13 +155,42 @@ def test_tied_embeddings_are_one_tensor_perturbed_once(policy):
             assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-@pytest.mark.parametrize(("sigma", "unchanged"), [(1e-6, 0.989), (1e-4, 0.32), (1e-3, 0.036)])
-def test_bf16_swallows_small_noise(sigma, unchanged):
-    """Shares measured independently on weights ~ N(0, 0.02^2); 1e-6 is the floor of the released scheduler."""
+def test_a_module_with_two_names_is_perturbed_once():
+    model = nn.Module()
+    model.a = model.b = nn.Linear(2, 3, bias=False)
+    with perturbed(model, NoiseConfig(0.1, "^b")) as receipt:
+        assert receipt.names == ("a.weight = b.weight",) and receipt.entries == 6
+
+
+@pytest.fixture
+def bf16_layer():
     layer = nn.Linear(400, 400, bias=False, dtype=torch.bfloat16)
     with torch.no_grad():
         layer.weight.copy_(0.02 * torch.randn(400, 400, generator=torch.Generator().manual_seed(0)))
-    with perturbed(layer, NoiseConfig(sigma, "all")) as receipt:
+    return layer
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_receipt_of_stacked_draws_is_the_mean_of_theirs(bf16_layer, relative):
+    config, draws = NoiseConfig(1e-2 if relative else 1e-4, "all", relative), [4, 9, 2]
+    singles = []
+    for draw in draws:
+        with perturbed(bf16_layer, config, draw) as receipt:
+            singles.append(receipt)
+    with stacked(bf16_layer, config, draws) as together:
+        pass
+    rms = float(bf16_layer.weight.detach().double().square().mean().sqrt())
+    assert together.requested_sigma == pytest.approx(config.sigma * (rms if relative else 1.0), rel=1e-6)
+    assert (together.names, together.entries) == (("weight",), 160_000) == (receipt.names, receipt.entries)
+    assert together.norm**2 == pytest.approx(sum(r.norm**2 for r in singles) / 3)
+    assert together.realised_sigma**2 == pytest.approx(sum(r.realised_sigma**2 for r in singles) / 3)
+    assert together.unchanged_fraction == pytest.approx(sum(r.unchanged_fraction for r in singles) / 3)
+
+
+@pytest.mark.parametrize(("sigma", "unchanged"), [(1e-6, 0.989), (1e-4, 0.32), (1e-3, 0.036)])
+def test_bf16_swallows_small_noise(bf16_layer, sigma, unchanged):
+    """Shares measured independently on weights ~ N(0, 0.02^2); 1e-6 is the floor of the released scheduler."""
+    with perturbed(bf16_layer, NoiseConfig(sigma, "all")) as receipt:
         assert receipt.unchanged_fraction == pytest.approx(unchanged, abs=0.01)
         if sigma == 1e-3:
             assert receipt.realised_sigma == pytest.approx(sigma, rel=0.02)
