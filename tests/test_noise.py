@@ -3,7 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from psn_tutorial import TrainConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.noise import TARGETS, NoiseConfig, gaussian, perturbed, role, select, stacked
@@ -146,6 +148,31 @@ def test_each_row_of_a_stacked_batch_is_its_own_model(policy, targets, tied, arc
     assert not torch.allclose(ours, forward(model, ids), atol=1e-3)
 
 
+@pytest.mark.parametrize(("module", "targets"), [
+    (nn.Linear(8, 5), "weight"), (nn.Linear(8, 5), "bias"), (nn.Linear(8, 5), "all"),
+    (Qwen2RMSNorm(8, eps=0.1).bfloat16(), "weight"),
+])  # fmt: skip
+@torch.no_grad()
+def test_a_stacked_layer_by_itself(module, targets):
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.normal_(generator=generator)
+    x = torch.randn(6, 8, generator=generator).to(parameter.dtype)
+    config = NoiseConfig(0.5, targets)
+    with stacked(module, config, [4, 9]):
+        together = module(x)
+    for rows, draw in ((slice(0, 3), 4), (slice(3, 6), 9)):
+        with perturbed(module, config, draw):
+            torch.testing.assert_close(together[rows], module(x[rows]))
+
+
+def test_a_layer_that_cannot_be_stacked_is_refused_and_nothing_is_left_behind():
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    with pytest.raises(UserError, match="not on LayerNorm"), stacked(model, NoiseConfig(0.1, "all"), [0, 1]):
+        pass
+    assert not any("forward" in vars(module) for module in model)
+
+
 def test_tied_embeddings_are_one_tensor_perturbed_once(policy):
     _, _, model = policy(sizes={"tied": True})
     for targets in ("head", "embeddings"):
@@ -204,6 +231,10 @@ def test_zero_sigma_is_the_clean_model(policy):
         assert receipt.realised_sigma == 0 and receipt.unchanged_fraction == 1
 
 
+def test_the_defaults_are_those_of_the_settings():
+    assert TrainConfig(sigma=0.1).noise(0.1) == NoiseConfig(0.1)
+
+
 def test_mistakes_are_told_in_a_sentence(policy):
     _, tokenizer, model = policy()
     with pytest.raises(UserError, match="'expert' matches no parameter of the model, whose names look like model"):
@@ -214,6 +245,8 @@ def test_mistakes_are_told_in_a_sentence(policy):
         NoiseConfig(-1)
     with pytest.raises(UserError, match="sigma must be a finite number >= 0, got nan"):
         NoiseConfig(float("nan"))
+    with pytest.raises(UserError, match="sigma must be a finite number >= 0, got inf"):
+        NoiseConfig(float("inf"))
     with pytest.raises(UserError, match="draws must name at least one draw"), stacked(model, NoiseConfig(0.1), []):
         pass
     with (
