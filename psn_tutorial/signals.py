@@ -7,7 +7,6 @@ next-token distribution grows peaked (certainty). Source: arXiv 2602.02555; self
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from psn_tutorial.errors import UserError, check_choice, check_count
@@ -87,7 +86,7 @@ def group_similarities(embeddings: Tensor, group: int) -> Tensor:
     lengths = embeddings.double().norm(dim=1)
     for row in (~(lengths > 0) | ~lengths.isfinite()).nonzero()[:1, 0].tolist():
         raise UserError(f"embeddings must be finite and not zero, got the length {lengths[row].item()} in row {row}")
-    sums = F.normalize(embeddings.double(), dim=1).view(-1, group, embeddings.shape[1]).sum(1)
+    sums = (embeddings.double() / lengths[:, None]).view(-1, group, embeddings.shape[1]).sum(1)
     return (sums.square().sum(1) - group) / (group * (group - 1))
 
 
