@@ -172,7 +172,7 @@ def test_a_stacked_layer_by_itself(module, targets):
 
 def test_a_layer_that_cannot_be_stacked_is_refused_and_nothing_is_left_behind():
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    with pytest.raises(UserError, match="not on LayerNorm"), stacked(model, NoiseConfig(0.1, "all"), [0, 1]):
+    with pytest.raises(UserError, match="RMS norms, got LayerNorm"), stacked(model, NoiseConfig(0.1, "all"), [0, 1]):
         pass
     assert not any("forward" in vars(module) for module in model)
 
