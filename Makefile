@@ -30,9 +30,10 @@ test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --nbval --nbval-current-env -p tests.notebooks.promises \
 		--nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg notebooks
 
-lint: $(VENV)/.full     ## ruff, over the code and the notebooks
+lint: $(VENV)/.full     ## ruff, over code and notebooks; which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 lab: $(VENV)/.full     ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
