@@ -36,9 +36,10 @@ test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network
 		--nbval-kernel-startup-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg \
 		-p tests.notebooks.outputs -p tests.notebooks.promises notebooks
 
-lint: $(VENV)/.full     ## ruff, over the code and the notebooks
+lint: $(VENV)/.full     ## ruff, over code and notebooks; which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 lab: $(VENV)/.full     ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

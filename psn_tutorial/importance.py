@@ -103,7 +103,7 @@ def importance_weights(
         drawn, log_w = tokens.any(1, keepdim=True), log_ratio.sum(1, keepdim=True)  # [B, 1]
     log_w = log_w.masked_fill(~drawn, -torch.inf)  # padding and empty rows: ratio 0
     ratio = log_w.clamp(max=LOG_RATIO_LIMIT).exp()
-    relative = (log_w - log_w.max()).exp()  # the ESS is blind to a common factor; cannot overflow
+    relative = (log_w - log_w.max()).exp()  # a common factor does not change the ESS; cannot overflow
 
     limit = math.inf if cap is None else cap
     above = ratio > limit

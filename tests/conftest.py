@@ -20,7 +20,7 @@ def one_thread():
 
 @pytest.fixture
 def policy():
-    """A function (task name, sizes, difficulty) -> (task, tokenizer, model); weights large enough to have opinions."""
+    """A function (task name, sizes, difficulty) -> (task, tokenizer, model); ``scale`` peaks the distributions."""
 
     def make(name="rules", scale=8.0, sizes=None, **difficulty):
         task = get_task(name, **difficulty)

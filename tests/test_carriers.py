@@ -163,9 +163,11 @@ def test_the_rms_is_remembered_only_of_a_weight_that_cannot_change(model, policy
 
 
 def test_auto_takes_the_carrier_that_the_model_allows(model, policy):
-    with carried(model, NoiseConfig(0.1), [0]):
-        layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
-        assert "forward" in vars(layer) and layer.forward.__qualname__.startswith("_low_rank")
+    layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
+    every = torch.eye(layer.in_features)
+    clean = layer(every)
+    with carried(model, NoiseConfig(0.1, rank=3), [0]):
+        assert torch.linalg.matrix_rank(layer(every) - clean, atol=1e-3) == 3  # low-rank, beside the 4-bit weight
     _, _, plain = policy()
     before = plain.model.layers[0].mlp.up_proj.weight.detach().clone()
     with carried(plain, NoiseConfig(0.1), [0]):

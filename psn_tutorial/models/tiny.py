@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from psn_tutorial.errors import UserError, check_choice, check_count
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.settings import option
 
 # The frame that Qwen's chat models were taught; see chat_template in their tokenizer_config.json.
@@ -117,7 +118,7 @@ def build_text_tokenizer(texts: Iterable[str], vocabulary: int = 512) -> Qwen2To
     return tokenizer
 
 
-def load(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+def load(folder: str | Path) -> Policy:
     """Load a checkpoint folder: float32 model in eval mode, and its tokenizer.
 
     Raises:
@@ -134,7 +135,7 @@ def load(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"checkpoint {str(folder)!r} cannot be loaded: {reason}") from error
     tokenizer.padding_side = "left"
-    return model.eval(), tokenizer
+    return Policy(model.eval(), tokenizer)
 
 
 @contextmanager
@@ -149,17 +150,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Prompts as ids [P, Tp] padded on the left, and their mask [P, Tp] bool.
-
-    Raises:
-        UserError: a prompt holds a word that a one-token-per-word vocabulary lacks.
-    """
-    batch = tokenizer(list(prompts), padding=True, return_tensors="pt")
-    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-    if bool((ids[mask] == tokenizer.pad_token_id).any()):
-        row = int(((ids == tokenizer.pad_token_id) & mask).any(1).nonzero()[0])
-        raise UserError(f"prompt {prompts[row]!r} holds a word that the tokenizer does not know")
-    return ids, mask

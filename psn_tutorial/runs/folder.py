@@ -8,7 +8,7 @@
 
 Nothing here is pickled. Every file and folder appears under its own name only when it is complete
 and on the disk (temporary name, fsync, rename), so a process killed at any point leaves a folder
-that ``Run.open(path).resume()`` continues. One process at a time writes to a run.
+that ``RunFolder.open(path).resume()`` continues. One process at a time writes to a run.
 """
 
 import itertools
@@ -31,8 +31,8 @@ class DamagedCheckpointWarning(UserWarning):
     """A damaged checkpoint was passed over."""
 
 
-class Run:
-    """One run folder. Make it with ``Run.create``, come back to it with ``Run.open``.
+class RunFolder:
+    """One run folder. Make it with ``RunFolder.create``, come back to it with ``RunFolder.open``.
 
     Attributes: ``path``, ``config`` and ``provenance`` (the two JSON objects).
     """
@@ -47,7 +47,7 @@ class Run:
     @classmethod
     def create(
         cls, path: str | Path, config: Mapping[str, Any], command: Sequence[str] | None = None
-    ) -> "Run":
+    ) -> "RunFolder":
         """Make the run folder ``path``. ``command`` is the argument list that asked for it.
 
         Raises UserError when ``path`` holds anything already, or cannot be written.
@@ -75,7 +75,7 @@ class Run:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
+    def open(cls, path: str | Path) -> "RunFolder":
         """Open an existing run folder. Raises UserError when ``path`` is none."""
         path = Path(path)
         if not path.is_dir():

@@ -25,11 +25,12 @@ from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.progress import follow
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.jobs.training import Job
+from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.tiny import load
 from psn_tutorial.runs import files
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.files import write_problems
 
@@ -81,12 +82,12 @@ def process(*words, **options):
 
 
 def weights(folder):
-    model = Run.open(folder).latest_checkpoint().tensors["model"]
+    model = RunFolder.open(folder).latest_checkpoint().tensors["model"]
     return torch.cat([model[name].flatten() for name in sorted(model)])
 
 
 def timeless(run):
-    return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in Run.open(run).steps()]
+    return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in RunFolder.open(run).steps()]
 
 
 # --- help -----------------------------------------------------------------------------------------
@@ -145,7 +146,9 @@ def test_train_leaves_a_record_and_an_ordinary_checkpoint(psn, tmp_path):
     assert torch.equal(torch.cat([exported[n].flatten() for n in sorted(exported)]), weights(tmp_path / "run"))
     # The last evaluation is of that very policy: the clean one, sampled with the run's seed.
     task = get_task("chain")
-    again = evaluate(model, load(tmp_path / "run" / "policy")[1], task, load_split("chain", "eval"), samples=4)
+    again = evaluate(
+        Policy(model, load(tmp_path / "run" / "policy").tokenizer), task, load_split("chain", "eval"), samples=4
+    )
     assert [(r.n, r.c) for r in again] == [(r.n, r.c) for r in record.evaluations.last]
     assert again[0].exact == pytest.approx(record.evaluations.last[0].exact, rel=1e-6)
 
@@ -339,7 +342,7 @@ def test_a_full_disk_loses_nothing_that_was_written(psn, tmp_path, monkeypatch):
         "psn-tutorial: cannot write the checkpoint run/checkpoints/step-000004: the disk is full; "
         "the checkpoints before it are kept; when that is mended, go on with: psn-tutorial train --resume run"
     )
-    assert Run.open("run").latest_checkpoint().step == 2
+    assert RunFolder.open("run").latest_checkpoint().step == 2
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert psn("train", "--resume", "run").code == 0
@@ -456,7 +459,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(psn, tmp_path):
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=600)
     assert child.returncode == 130 and out == ""
-    step = Run.open(folder).latest_checkpoint().step
+    step = RunFolder.open(folder).latest_checkpoint().step
     assert step == len(timeless(folder)) >= 3
     assert "stopping: this step is finished and saved first; Ctrl-C again stops at once" in err
     assert err.splitlines()[-1] == (
@@ -577,7 +580,7 @@ def test_sigkill_of_a_real_process(psn, tmp_path):
 
 def test_a_job_can_be_followed_from_python(tmp_path):
     config = RunConfig(task="chain", steps=2, prompts=2, group=4, samples=0)
-    job = Job.start(tmp_path / "run", config)
+    job = TrainingJob.start(tmp_path / "run", config)
     with Stop() as stop:
         follow(job, stop, "run", bar=True)
     assert RunRecord.read(tmp_path / "run").finished

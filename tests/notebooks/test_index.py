@@ -13,7 +13,7 @@ from psn_tutorial.teaching.paper import COLUMNS, DIVERGENCES, INDEX, QUESTIONS, 
 MODULES = ("noise", "importance", "advantages", "losses", "schedulers", "signals", "evaluation")
 # Public too, but not of the method: what these functions are built from, or what holds their results.
 PLUMBING = {
-    "noise": {"role", "select", "share_rows", "wanted"},
+    "noise": {"Tally", "role", "select", "share_rows", "wanted"},
     "schedulers": {"Scheduler", "ScheduleConfig", "make_scheduler"},
     "signals": {"mean_certainty"},
     "evaluation": {"ProblemResult", "Summary", "parse_metric", "per_problem", "tally", "zero_contrast"},
