@@ -595,7 +595,7 @@ sys.path.insert(0, sys.argv[2])
 from test_folder import RunFolder, assert_is_checkpoint, save
 
 warnings.simplefilter("error")  # a kill must never leave a damaged checkpoint
-path, chance, end = Path(sys.argv[1]), random.Random(5), time.monotonic() + float(sys.argv[3])
+path, chance, rounds = Path(sys.argv[1]), random.Random(5), int(sys.argv[3])
 
 def write_until_killed(done):
     run = RunFolder.open(path) if path.exists() else RunFolder.create(path, {"seed": 1})
@@ -610,8 +610,8 @@ def write_until_killed(done):
         if step % 10 == 0:
             save(run, step)  # the same step again: Ctrl-C just after a checkpoint
 
-rounds, highest = 0, 0
-while time.monotonic() < end:
+highest = 0
+for _ in range(rounds):
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -621,13 +621,12 @@ while time.monotonic() < end:
             print(repr(error), flush=True)
         os._exit(1)
     os.close(write_end)
-    time.sleep(chance.uniform(0.0, 0.12))
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer failed by itself"
     with os.fdopen(read_end) as pipe:
-        promised = max([int(line) for line in pipe], default=0)
-    highest = max(highest, promised)
-    rounds += 1
+        promised = [pipe.readline() for _ in range(chance.randrange(4))]  # as far as it gets, however slow the machine
+        time.sleep(chance.uniform(0.0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer failed by itself"
+        highest = max([highest, *map(int, promised), *map(int, pipe)])
     if not path.exists():
         assert highest == 0
         continue
@@ -642,18 +641,17 @@ while time.monotonic() < end:
 names = sorted(item.name for item in path.parent.iterdir())
 assert names in ([path.name], [f".{path.name}.new", path.name]), names
 assert len(list((path / "checkpoints").iterdir())) <= 6  # nothing piles up
-print(rounds, highest)
+print(highest)
 """
 
 
 def test_sigkill_at_random_moments(tmp_path):
     """A writer is killed again and again; each time the folder holds all that was promised."""
-    command = [sys.executable, "-c", KILLED_RUNS, str(tmp_path / "run"), str(HERE), "4"]
+    command = [sys.executable, "-c", KILLED_RUNS, str(tmp_path / "run"), str(HERE), "40"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    rounds, highest = map(int, done.stdout.split()[-2:])
-    assert rounds >= 10 and highest >= 10
+    assert int(done.stdout.split()[-1]) >= 40  # it came on from life to life
 
 
 CALLS = ["write", "fsync", "rename", "replace", "truncate", "mkdir", "unlink", "rmdir"]
