@@ -95,9 +95,9 @@ class Comparison:
     folder: Path
     results: dict[str, Results]
 
-    def summary(self) -> dict[str, Any]:
-        """Every figure with its interval, as JSON holds it."""
-        return {name: _summary(results) for name, results in self.results.items()}
+    def to_json(self) -> dict[str, Any]:
+        """Every figure with its interval, as summary.json holds it."""
+        return {name: _to_json(results) for name, results in self.results.items()}
 
 
 def read_comparison(folder: str | Path) -> Comparison:
@@ -127,7 +127,7 @@ def _read_run(folder: Path, name: str) -> RunRecord:
     return record
 
 
-def _summary(results: Results) -> dict[str, Any]:
+def _to_json(results: Results) -> dict[str, Any]:
     experiment = results.experiment
 
     def differences(other: str) -> dict[str, Any]:

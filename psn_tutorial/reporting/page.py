@@ -18,7 +18,7 @@ from psn_tutorial.evaluation.metrics import per_problem, summarise
 from psn_tutorial.experiments.results import Comparison, Results
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.reporting import plotting
-from psn_tutorial.reporting.tables import Finding, Table, findings, tables
+from psn_tutorial.reporting.tables import Conclusion, Table, conclusions, tables
 from psn_tutorial.runs.files import in_words, replace_file, write_json
 
 # Settings that say nothing where sigma is 0.
@@ -46,7 +46,7 @@ def write_report(comparison: Comparison) -> Path:
     for drawn in pictures.values():
         for picture in drawn:
             replace_file(folder / "pictures" / f"{picture.name}.png", picture.png)
-    write_json(folder / "summary.json", comparison.summary())
+    write_json(folder / "summary.json", comparison.to_json())
     replace_file(folder / "report.html", page(comparison, pictures).encode())
     return folder / "report.html"
 
@@ -169,7 +169,7 @@ def page(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
         "Every arm here starts from the same base policy and takes the same number of steps; "
         "all evaluations are of the clean policy.</p>",
         "<h2>What it shows</h2>",
-        *(_found(r.name, findings(r)) for r in every),
+        *(_found(r.name, conclusions(r)) for r in every),
         "<h2>What it does not show</h2>",
         _bullets(limits(every)),
     ]
@@ -301,8 +301,8 @@ def _cell(text: str) -> str:
     return f"<td{kind.get(text[-1:], '') if len(text) > 1 else ''}>{_text(text)}</td>"
 
 
-def _found(name: str, found: Sequence[Finding]) -> str:
-    items = "".join(f"<li>{_text(finding.text)}: <strong>{_text(finding.verdict)}</strong>.</li>" for finding in found)
+def _found(name: str, found: Sequence[Conclusion]) -> str:
+    items = "".join(f"<li>{_text(c.text)}: <strong>{_text(c.verdict)}</strong>.</li>" for c in found)
     link = f'<a href="#{_text(name)}">{_text(name.capitalize())}</a>'
     return f"<h3>{link}</h3><ul>{items}</ul>"
 
