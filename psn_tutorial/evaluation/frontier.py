@@ -12,6 +12,7 @@ fact and favours the other arm a little. Nothing is extrapolated.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,10 @@ class FrontierGap:
             return ""
         what = "seeds" if self.difference.unit == "seeds" else "resamples"
         return f", from the {self.inside:.0%} of {what} that overlap"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and the verdict."""
+        return {**vars(self), "difference": self.difference and self.difference.to_json(), "verdict": self.verdict}
 
     def __str__(self) -> str:
         x, low, high = map(number, (self.x, self.path_low, self.path_high))

@@ -12,7 +12,7 @@ from scipy import stats
 
 from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
-from psn_tutorial.experiments.presets import Arm, Experiment, experiments_to_json
+from psn_tutorial.experiments.experiment import Arm, Experiment, experiments_to_json
 from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.experiments.run import run_comparison
 from psn_tutorial.jobs.interrupt import Interrupted, Stop

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.experiments.presets import Arm, Experiment, experiments_to_json
+from psn_tutorial.experiments.experiment import Arm, Experiment, experiments_to_json
 from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.experiments.run import run_comparison
 from psn_tutorial.reporting.page import limits, write_report

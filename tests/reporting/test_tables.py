@@ -5,7 +5,7 @@ from pathlib import Path
 from psn_tutorial.evaluation.intervals import paired_difference
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.results import ProblemResult
-from psn_tutorial.experiments.presets import Arm, Experiment
+from psn_tutorial.experiments.experiment import Arm, Experiment
 from psn_tutorial.experiments.results import Results
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.reporting.tables import Table, conclusions, difference_table, tables
