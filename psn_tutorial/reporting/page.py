@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from psn_tutorial.experiments.results import Comparison, Results
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.reporting.pictures import Picture, draw
-from psn_tutorial.reporting.tables import Table, findings, tables
+from psn_tutorial.reporting.tables import Table, conclusions, tables
 from psn_tutorial.runs.files import in_words, replace_file, write_json
 
 # Settings that say nothing where sigma is 0.
@@ -33,7 +33,7 @@ def write_report(comparison: Comparison) -> Path:
     for drawn in pictures.values():
         for picture in drawn:
             replace_file(folder / "pictures" / f"{picture.name}.png", picture.png)
-    write_json(folder / "summary.json", comparison.summary())
+    write_json(folder / "summary.json", comparison.to_json())
     replace_file(folder / "report.html", page(comparison, pictures).encode())
     return folder / "report.html"
 
@@ -63,7 +63,7 @@ def _experiment(results: Results, pictures: Sequence[Picture]) -> dict[str, Any]
     return {
         "name": results.name,
         "question": results.experiment.question,
-        "findings": findings(results),
+        "conclusions": conclusions(results),
         "pictures": pictures[:-2],
         "tables": (final, minus_reference, minus_base, training),
         "training_pictures": pictures[-2:],
