@@ -297,10 +297,10 @@ def test_numbers_are_plain():
 def test_digest_is_a_rounded_table():
     numbers = {"GRPO": {"step": [1, 100], "mean": [0.12345, -1e-7], "seeds": [[0.5, -0.0]]}, "n": 3}
     assert plotting.digest(numbers) == (
-        "GRPO, step              1       100\n"
-        "GRPO, mean          0.123 -1.00e-07\n"
-        "GRPO, seeds 0       0.500         0\n"
-        "n                       3"
+        "GRPO, step             1       100\n"
+        "GRPO, mean         0.123 -1.00e-07\n"
+        "GRPO, seeds 0      0.500         0\n"
+        "n                      3"
     )
     assert "0.12 " in plotting.digest(numbers, digits=2)
 
