@@ -38,6 +38,7 @@ def used(pid: int) -> tuple[float, float | None]:
 def pytest_runtest_setup(item):
     result = yield
     item.parent.stash.setdefault(STARTED, time.monotonic())
+    item.output_timeout = 300  # seconds for the rest of an output to come in; nbval's 5 fail on a loaded machine
     return result
 
 
