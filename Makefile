@@ -15,6 +15,9 @@ export MALLOC_TRIM_THRESHOLD_ := 1073741824
 export MALLOC_TOP_PAD_ := 67108864
 export TOKENIZERS_PARALLELISM := false
 
+# A process per core, each with one thread; the tests of a file, and the cells of a notebook, stay in one process.
+SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
+
 .PHONY: help demo test lint lab notebooks bench clean
 
 help:            ## say what can be made
@@ -24,21 +27,25 @@ demo: $(VENV)/.core     ## compare GRPO with PSN-GRPO on both tasks (minutes); w
 	$(BIN)/psn-tutorial compare --preset demo --out runs/demo $(ARGS)
 
 test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network once installed
-	MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests $(ARGS)
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || \
 		{ echo "make test: notebooks/ holds no notebook to run" >&2; exit 1; }
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --nbval --nbval-current-env -p tests.notebooks.promises \
-		--nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg notebooks
+	@echo "== the tests, side by side"
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests $(ARGS)
+	@echo "== the notebooks, side by side; a dot is a cell"
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --nbval --nbval-current-env \
+		--nbval-kernel-startup-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg \
+		-p tests.notebooks.outputs -p tests.notebooks.promises notebooks
 
-lint: $(VENV)/.full     ## ruff, over the code and the notebooks
+lint: $(VENV)/.full     ## ruff, over code and notebooks; which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 lab: $(VENV)/.full     ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-notebooks: $(VENV)/.full     ## run every notebook anew and store what it shows
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+notebooks: $(VENV)/.full     ## run every notebook anew; store what it shows, and what it took
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.notebooks.execute $(ARGS)
 
 bench: $(VENV)/.bench     ## the speed ratios; installs trl and its like
 	@ls benchmarks/*.py >/dev/null 2>&1 || \

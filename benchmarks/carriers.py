@@ -21,8 +21,10 @@ from psn_tutorial.config import TrainConfig
 from psn_tutorial.evaluation.calibrate import sampler_kl
 from psn_tutorial.evaluation.intervals import seed_interval
 from psn_tutorial.jobs.policies import save_policy
+from psn_tutorial.models.bases import TinyConfig
+from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import QLoRAConfig, load_qlora
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer, encode
+from psn_tutorial.models.tiny import build_model, build_tokenizer
 from psn_tutorial.noise import NoiseConfig
 from psn_tutorial.preflight.budget import Shape
 from psn_tutorial.tasks import get_task, load_split
@@ -40,7 +42,7 @@ def four_bit_model(args: argparse.Namespace, words: tuple[str, ...]):
     heads = max(1, args.hidden // 64)
     sizes = TinyConfig(hidden=args.hidden, layers=args.layers, heads=heads, kv_heads=max(1, heads // 2), ff=args.ff)
     with tempfile.TemporaryDirectory() as folder:
-        save_policy(build_model(sizes, tokenizer), tokenizer, Path(folder) / "base")
+        save_policy(Policy(build_model(sizes, tokenizer), tokenizer), Path(folder) / "base")
         return load_qlora(QLoRAConfig(str(Path(folder) / "base")))
 
 
@@ -66,7 +68,7 @@ def main(words: list[str] | None = None) -> list[dict]:
 
     def trainer(**noise) -> Trainer:
         config = TrainConfig(task="rules", prompts=args.prompts, group=args.group, lr=1e-9, **noise)
-        made = Trainer(config, model, tokenizer, Contrasted(task), problems)
+        made = Trainer(config, Policy(model, tokenizer), Contrasted(task), problems)
         made.max_tokens = args.new
         return made
 
@@ -84,18 +86,17 @@ def main(words: list[str] | None = None) -> list[dict]:
     title = f"A step of a 4-bit model of {weights / 1e6:.1f}M weights: {rollouts}"
     result = show(title, interleave(programs, args), ratios)
 
-    prompts, mask = encode(tokenizer, [task.prompt(problem) for problem in problems[: args.prompts]])
-    ends = args.new, tokenizer.eos_token_id, tokenizer.pad_token_id
+    prompts = encode(tokenizer, [task.prompt(problem) for problem in problems[: args.prompts]])
     result["carriers"] = {}
     for name, made in noisy.items():
-        count, noise = made.config.draws, made.config.noise(made.config.sigma)
+        count, noise = made.config.draws, NoiseConfig.of(made.config, made.config.sigma)
         with carried(model, noise, range(count)):
             held = held_bytes(model, noise.targets)
         result["carriers"][name] = {"bytes": held}
         print(f"  {name}: the noise holds {held / 1e6:.2f} MB")
     for carrier in CARRIERS:
         noise = (NoiseConfig(SIGMA, seed=seed, carrier=carrier) for seed in range(args.kl_draws))
-        kl = seed_interval([sampler_kl(model, prompts, mask, *ends, one, draws=1) for one in noise])
+        kl = seed_interval([sampler_kl(Policy(model, tokenizer), prompts, args.new, one, draws=1) for one in noise])
         result["carriers"][f"{carrier}, KL"] = {"value": kl.value, "low": kl.low, "high": kl.high}
         print(
             f"  {carrier}: KL at sigma {SIGMA:g}: {kl.value:.2e} [{kl.low:.2e}, {kl.high:.2e}]"

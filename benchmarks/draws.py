@@ -8,8 +8,8 @@ from clock import finish, interleave, options, show, start
 from floor import Countdown, Sizes, batch_options
 
 from psn_tutorial.config import TrainConfig
-from psn_tutorial.noise import NoiseConfig
-from psn_tutorial.rollout import sample, spread_draws, stream
+from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.rollout import sample, spread_draws
 from psn_tutorial.trainer import Trainer
 
 SIGMA = {"mlp": 0.2, "head": 0.2, "all": 0.05}  # times each tensor's RMS
@@ -18,19 +18,17 @@ SIGMA = {"mlp": 0.2, "head": 0.2, "all": 0.05}  # times each tensor's RMS
 def samplers(shared: Countdown, sizes: Sizes, targets: str, spread: str, counts: list[int]) -> dict:
     """One sampling program per number of draws; each call uses new draws."""
     generator, calls = stream(0, "benchmark"), iter(range(10**9))
-    pad, noise = shared.tokenizer.pad_token_id, NoiseConfig(SIGMA[targets], targets, relative=True)
+    noise = NoiseConfig(SIGMA[targets], targets, relative=True)
 
     def program(count: int):
         plan = spread_draws(sizes.prompts, sizes.group, count, spread)
         return lambda: sample(
-            shared.model,
+            shared.policy,
             shared.prompts,
-            shared.prompt_mask,
             sizes.group,
             sizes.new,
-            -1,
-            pad,
             generator,
+            ends=False,
             noise=noise,
             draws=plan + count * next(calls),
         )
@@ -53,7 +51,7 @@ def trainers(sizes: Sizes, targets: str, spread: str, counts: list[int]) -> dict
             lr=1e-9,
         )
         shared = Countdown(sizes)
-        return Trainer(config, shared.model, shared.tokenizer, shared.task, shared.problems).step
+        return Trainer(config, shared.policy, shared.task, shared.problems).step
 
     return {f"{count} draws": program(count) for count in counts}
 

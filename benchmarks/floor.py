@@ -12,7 +12,8 @@ from clock import finish, interleave, options, show, start
 from torch import Tensor, nn
 
 from psn_tutorial.models.bases import base_folder
-from psn_tutorial.models.tiny import encode, load
+from psn_tutorial.models.policy import encode
+from psn_tutorial.models.tiny import load
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.base import Task
 
@@ -39,11 +40,12 @@ class Countdown:
 
     def __init__(self, sizes: Sizes):
         self.task: Task = get_task("countdown")
-        self.model, self.tokenizer = load(base_folder("countdown"))
+        self.policy = load(base_folder("countdown"))
+        self.model, self.tokenizer = self.policy
         self.problems = load_split("countdown", "train")
         texts = [self.task.prompt(problem) for problem in self.problems[: sizes.prompts]]
-        self.prompts, self.prompt_mask = encode(self.tokenizer, texts)
-        assert self.prompts.shape == (sizes.prompts, sizes.prompt) and self.prompt_mask.all()
+        self.prompts = encode(self.tokenizer, texts)
+        assert self.prompts.ids.shape == (sizes.prompts, sizes.prompt) and self.prompts.mask.all()
 
 
 def batch_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

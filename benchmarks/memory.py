@@ -34,14 +34,16 @@ def one_step(prompts: int, new: int, micro_batch: int) -> dict:
     from step import Contrasted
 
     from psn_tutorial.config import TrainConfig
-    from psn_tutorial.models.tiny import TinyConfig, build_model
+    from psn_tutorial.models.bases import TinyConfig
+    from psn_tutorial.models.policy import Policy
+    from psn_tutorial.models.tiny import build_model
     from psn_tutorial.trainer import Trainer
 
     sizes = Sizes(prompts=prompts, new=new)
     shared = Countdown(sizes)
     model = build_model(TinyConfig(positions=1024), shared.tokenizer)
     config = TrainConfig(prompts=prompts, group=sizes.group, micro_batch=micro_batch)
-    trainer = Trainer(config, model, shared.tokenizer, Contrasted(shared.task), shared.problems)
+    trainer = Trainer(config, Policy(model, shared.tokenizer), Contrasted(shared.task), shared.problems)
     trainer.max_tokens = new
     before = peak_memory()
     trainer.step()

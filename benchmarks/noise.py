@@ -14,7 +14,7 @@ from step import Contrasted
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.importance import importance_weights
 from psn_tutorial.noise import NoiseConfig, perturbed
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.trainer import Trainer
 
 STEP, WEIGHTS, SCHEDULER = "a whole step", "importance weights, twice", "scheduler (KL target)"
@@ -30,8 +30,8 @@ def main(words: list[str] | None = None) -> list[dict]:
         prompts=sizes.prompts, group=sizes.group, lr=1e-9, sigma=0.2, relative=True, schedule="kl_target"
     )
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", {})
-        trainer = Trainer(config, shared.model, shared.tokenizer, Contrasted(shared.task), shared.problems, run)
+        run = RunFolder.create(Path(folder) / "run", {})
+        trainer = Trainer(config, shared.policy, Contrasted(shared.task), shared.problems, run)
         rollouts = trainer.roll_out(trainer.pick_problems())
 
         def noise(targets: str):

@@ -15,6 +15,7 @@ from clock import finish, interleave, options, show, start
 
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.jobs.policies import save_policy
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.qlora import COMPUTE, QLoRAConfig, load_qlora
 from psn_tutorial.models.tiny import ARCHITECTURES, build_tokenizer
 from psn_tutorial.preflight.budget import GIB, SHAPES, Load, Shape, memory
@@ -63,7 +64,7 @@ def random_model(shape: Shape, compute: str, device: str):
         )
     )
     with tempfile.TemporaryDirectory() as folder:
-        save_policy(model.to(COMPUTE[compute]), tokenizer, Path(folder) / "base")
+        save_policy(Policy(model.to(COMPUTE[compute]), tokenizer), Path(folder) / "base")
         return load_qlora(QLoRAConfig(str(Path(folder) / "base"), compute=compute), device)[0], tokenizer
 
 
@@ -83,7 +84,7 @@ def measured(name: str, args: argparse.Namespace) -> dict:
             recompute=True,
             micro_batch=args.micro_batch,
         )
-        trainer = Trainer(config, model, tokenizer, task, range(args.prompts))
+        trainer = Trainer(config, Policy(model, tokenizer), task, range(args.prompts))
         return lambda: records[label].append(trainer.step())
 
     programs = {PLAIN: program(PLAIN, 0.0), NOISY: program(NOISY, args.sigma)}

@@ -9,7 +9,8 @@ from clock import finish, interleave, options, show, start
 from floor import Countdown, Floor, Sizes, batch_options
 from transformers import GenerationConfig
 
-from psn_tutorial.rollout import sample, stream
+from psn_tutorial.noise import stream
+from psn_tutorial.rollout import sample
 
 OURS, THEIRS, FLOOR = "psn_tutorial.rollout.sample", "transformers' generate, with logits", "matrix products alone"
 
@@ -36,13 +37,13 @@ def main(words: list[str] | None = None) -> list[dict]:
     )
 
     def ours():
-        rollouts = sample(shared.model, shared.prompts, shared.prompt_mask, sizes.group, sizes.new, -1, pad, generator)
+        rollouts = sample(shared.policy, shared.prompts, sizes.group, sizes.new, generator, ends=False)
         assert rollouts.mask.all() and rollouts.logps.shape == (sizes.rows, sizes.new)
 
     def theirs():
         with torch.no_grad():
             out = shared.model.generate(
-                shared.prompts[rows], attention_mask=shared.prompt_mask[rows].long(), generation_config=settings
+                shared.prompts.ids[rows], attention_mask=shared.prompts.mask[rows].long(), generation_config=settings
             )
         assert out.sequences.shape == (sizes.rows, sizes.prompt + sizes.new) and len(out.logits) == sizes.new
 

@@ -37,7 +37,7 @@ def trainer_of(sizes: Sizes, **schedule: str) -> Trainer:
         realtime_factor=still,
         **schedule,
     )
-    return Trainer(config, shared.model, shared.tokenizer, shared.task, shared.problems)
+    return Trainer(config, shared.policy, shared.task, shared.problems)
 
 
 def main(words: list[str] | None = None) -> list[dict]:

@@ -43,7 +43,7 @@ def our_step(sizes: Sizes, contrasted: bool, sigma: float):
     shared = Countdown(sizes)
     config = TrainConfig(prompts=sizes.prompts, group=sizes.group, lr=1e-9, sigma=sigma, relative=True)
     task = Contrasted(shared.task) if contrasted else shared.task
-    return Trainer(config, shared.model, shared.tokenizer, task, shared.problems).step
+    return Trainer(config, shared.policy, task, shared.problems).step
 
 
 def against_trl(sizes: Sizes, contrasted: bool, programs: dict, args) -> tuple[Seconds, dict]:

@@ -1,7 +1,7 @@
-"""How the noise rides on a model: in its weights, or beside weights that must not be touched.
+"""How the noise is applied to a model: in its weights, or beside weights that must not change.
 
 A quantised base cannot take noise into its weights: rounding noisy weights to 4 bits again changes no code at useful
-sizes, and adding and removing noise through a merged adapter drifts. So the noise rides beside the base, in the
+sizes, and adding and removing noise through a merged adapter drifts. So the noise is added beside the base, in the
 forward pass of the linear layers alone, and the base stays what it was, bit for bit:
 
     "weights"  theta + eps in the parameters themselves (:mod:`psn_tutorial.noise`); for ordinary models
@@ -22,7 +22,17 @@ from torch import Tensor, nn
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.qlora import dense_weight, is_four_bit
-from psn_tutorial.noise import NoiseConfig, NoiseReceipt, gaussian, perturbed, select, share_rows, stacked, wanted
+from psn_tutorial.noise import (
+    NoiseConfig,
+    NoiseReceipt,
+    Tally,
+    gaussian,
+    perturbed,
+    select,
+    share_rows,
+    stacked,
+    wanted,
+)
 
 
 @contextmanager
@@ -104,8 +114,8 @@ def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:
             found[name] = module
     if not found:
         raise UserError(
-            f"targets {targets!r} matches no linear layer of the model; a carrier beside the weights rides on the "
-            "linear layers of mlp, attention and head only"
+            f"targets {targets!r} matches no linear layer of the model; a carrier beside the weights needs the "
+            "linear layers of mlp, attention and head"
         )
     return found
 
@@ -119,18 +129,14 @@ def _beside(
 ) -> Iterator[NoiseReceipt]:
     """Give each target a noisy forward pass for the length of the block; take it away again, whatever happens."""
     layers = linear_layers(model, config.targets)
-    entries = wanted_square = square = unchanged = 0.0
+    tally = Tally()
     try:
         for name, layer in layers.items():
             scale = config.sigma * _rms(layer) if config.relative else config.sigma
             layer.forward, mean_square, same = carry(layer, config, draws, name, scale)
             count = layer.in_features * layer.out_features
-            entries += count
-            wanted_square += count * scale**2
-            square += count * mean_square
-            unchanged += count * same
-        rms = [(total / entries) ** 0.5 for total in (wanted_square, square)]
-        yield NoiseReceipt(tuple(layers), int(entries), *rms, square**0.5, unchanged / entries)
+            tally.add(name, count, scale, count * mean_square, count * same)
+        yield tally.receipt()
     finally:
         for layer in layers.values():
             layer.__dict__.pop("forward", None)

@@ -3,21 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from psn_tutorial.choices import (
+    ADVANTAGES,
+    AGGREGATIONS,
+    CARRIERS,
+    COMPUTE_TYPES,
+    CORRECTIONS,
+    DEVICES,
+    DIRECTIONS,
+    MODES,
+    PROBES,
+    SPREADS,
+)
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
-from psn_tutorial.importance import LEVELS, MODES
-from psn_tutorial.losses import AGGREGATIONS
-from psn_tutorial.models import COMPUTE_TYPES, DEVICES
-from psn_tutorial.noise import CARRIERS, NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
-from psn_tutorial.signals import DIRECTIONS
-from psn_tutorial.tasks.registry import LANGUAGE_TASKS, TASK_NAMES, get_task
-
-TASKS = (*TASK_NAMES, *LANGUAGE_TASKS)
-SPREADS = ("pooled", "per_group")
-ADVANTAGES = ("std", "none", "pass_at_k")
-CORRECTIONS = (*LEVELS, "none")
-PROBES = ("reuse", "separate")
+from psn_tutorial.tasks.registry import TASKS, get_task
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class TrainConfig(ScheduleConfig):
     draws: int = option(1, "noise draws per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
     antithetic: bool = option(False, "draws come in pairs, eps and -eps")
-    carrier: str = option("auto", "how the noise rides on the model; auto: beside 4-bit weights, in others", CARRIERS)
+    carrier: str = option("auto", "how the noise is applied; auto: beside 4-bit weights, in others", CARRIERS)
     noise_rank: int = option(16, "rank of the noise of the carrier lowrank")
     # What the real-time schedule looks at
     probes: str = option("reuse", "realtime: the step's rollouts, or two more per prompt", PROBES)
@@ -113,22 +114,25 @@ class TrainConfig(ScheduleConfig):
                 f"got {self.spread!r} and {self.draws}"
             )
 
-    def noise(self, sigma: float) -> NoiseConfig | None:
-        """The noise of a step whose scheduler says ``sigma``; None when there is none."""
-        if self.sigma == 0:
-            return None
-        return NoiseConfig(
-            sigma, self.targets, self.relative, self.seed, self.antithetic, self.carrier, self.noise_rank
-        )
+    @property
+    def noisy(self) -> bool:
+        """Is there a step with noise?"""
+        return self.sigma > 0 or (self.schedule == "annealed" and self.sigma_end > 0)
 
     @property
-    def off_policy(self) -> bool:
-        """Does another distribution than the policy's sample the rollouts?"""
-        return self.sigma > 0 or self.sampling_temperature not in (None, self.temperature)
+    def hot(self) -> bool:
+        """Are rollouts sampled at another temperature than the policy's?"""
+        return self.sampling_temperature not in (None, self.temperature)
+
+    @property
+    def loss_settings(self) -> dict[str, Any]:
+        """The settings of :func:`psn_tutorial.losses.policy_loss`."""
+        names = ("clip_low", "clip_high", "aggregation", "kl_coef", "entropy_coef")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
-class MeasureConfig:
+class EvaluationConfig:
     """How a policy is evaluated."""
 
     task: str = option("countdown", "what the policy is to do", TASKS)
@@ -155,6 +159,11 @@ class MeasureConfig:
         task = get_task(self.task, **self.difficulty)
         if self.samples == 0 and not hasattr(task, "exact_success"):
             raise UserError(f"samples must be >= 1: {self.task} has no exact probabilities, got 0")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings of :func:`psn_tutorial.evaluation.sampling.evaluate`."""
+        return {name: getattr(self, name) for name in ("samples", "temperature", "seed", "batch")}
 
 
 @dataclass(frozen=True)
@@ -188,11 +197,11 @@ class RunConfig(TrainConfig):
         if self.four_bit and not self.lora_rank:
             raise UserError("lora_rank must be >= 1 with four_bit: weights in 4 bits cannot learn, got 0")
         if self.evaluate:
-            self.measure()
+            self.evaluation()
 
-    def measure(self) -> MeasureConfig:
+    def evaluation(self) -> EvaluationConfig:
         """How its evaluations are made. Each seed draws samples of its own, the same in all arms."""
-        return MeasureConfig(
+        return EvaluationConfig(
             self.task,
             self.difficulty,
             self.eval_file,

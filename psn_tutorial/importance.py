@@ -20,11 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from psn_tutorial.choices import LEVELS, MODES
 from psn_tutorial.errors import UserError, check_choice, shown
 from psn_tutorial.masks import first_unusable, token_mask
-
-LEVELS = ("token", "sequence")
-MODES = ("truncate", "mask")
 
 # exp(80) still fits into a float32, with room for sums. A ratio beyond it is reported as exp(80).
 LOG_RATIO_LIMIT = 80.0
@@ -103,7 +101,7 @@ def importance_weights(
         drawn, log_w = tokens.any(1, keepdim=True), log_ratio.sum(1, keepdim=True)  # [B, 1]
     log_w = log_w.masked_fill(~drawn, -torch.inf)  # padding and empty rows: ratio 0
     ratio = log_w.clamp(max=LOG_RATIO_LIMIT).exp()
-    relative = (log_w - log_w.max()).exp()  # the ESS is blind to a common factor; cannot overflow
+    relative = (log_w - log_w.max()).exp()  # a common factor does not change the ESS; cannot overflow
 
     limit = math.inf if cap is None else cap
     above = ratio > limit

@@ -12,15 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from psn_tutorial.choices import CARRIERS, TARGETS
 from psn_tutorial.errors import UserError, check_choice, check_count
-
-TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
-CARRIERS = ("auto", "weights", "dense", "lowrank")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class NoiseConfig:
         relative: scale sigma by the root mean square of each tensor (the paper's sigma is absolute).
         seed: base seed of all draws.
         antithetic: draw 2j + 1 is minus draw 2j.
-        carrier: how the noise rides on the model while it samples, one of CARRIERS; see
+        carrier: how the noise is applied while the model samples, one of CARRIERS; see
             :mod:`psn_tutorial.carriers`. :func:`perturbed` and :func:`stacked` are the carrier "weights".
         rank: of the noise, for the carrier "lowrank".
     """
@@ -46,6 +45,12 @@ class NoiseConfig:
     antithetic: bool = False
     carrier: str = "auto"
     rank: int = 16
+
+    @classmethod
+    def of(cls, config: Any, sigma: float) -> "NoiseConfig":
+        """The noise of a training run's settings, :class:`psn_tutorial.config.TrainConfig`, at a step's sigma."""
+        names = ("targets", "relative", "seed", "antithetic", "carrier")
+        return cls(sigma, **{name: getattr(config, name) for name in names}, rank=config.noise_rank)
 
     def __post_init__(self):
         if not 0 <= self.sigma < float("inf"):
@@ -151,9 +156,16 @@ def gaussian(config: NoiseConfig, draw: int, name: str, shape: Sequence[int]) ->
     if config.antithetic:
         draw, odd = divmod(draw, 2)
         sign = -1.0 if odd else 1.0
-    digest = hashlib.sha256(f"{config.seed}/{draw}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
-    return torch.randn(tuple(shape), generator=generator).mul_(sign)
+    return torch.randn(tuple(shape), generator=stream(config.seed, draw, name)).mul_(sign)
+
+
+def stream(seed: int, *purpose: str | int) -> torch.Generator:
+    """A random stream of its own for every (seed, purpose, step ...), so that a resumed run needs no saved state.
+
+    Hashed, because torch's CPU generator keeps only the low 32 bits of its seed.
+    """
+    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def _scale(config: NoiseConfig, parameter: Tensor) -> float:
@@ -170,20 +182,27 @@ def _noisy(config: NoiseConfig, draw: int, target: _Target, scale: float) -> Ten
     return noise.mul_(scale).add_(clean).to(clean.dtype)  # added in fp32, then rounded once
 
 
-class _Tally:
-    """Sums from which the receipt follows."""
+class Tally:
+    """Sums over the perturbed tensors, from which the receipt follows."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.names, self.entries, self.unchanged, self.wanted, self.changed = [], 0, 0.0, 0.0, 0.0
 
-    def add(self, target: _Target, noisy: Tensor, scale: float, draws: int = 1) -> None:
+    def add(self, name: str, entries: int, scale: float, changed: float, unchanged: float) -> None:
+        """One tensor, its noise of standard deviation ``scale``: the sum of the squares of its change, and how many
+        entries stayed as they were, both means over the draws."""
+        self.names.append(name)
+        self.entries += entries
+        self.wanted += entries * scale**2
+        self.changed += changed
+        self.unchanged += unchanged
+
+    def add_noisy(self, target: _Target, noisy: Tensor, scale: float, draws: int = 1) -> None:
+        """One tensor and what became of it, [...] or [draws, ...]."""
         change = noisy.float() - target.parameter.detach().float()
-        count = target.parameter.numel()
-        self.names.append(" = ".join(target.names))
-        self.entries += count
-        self.wanted += count * scale**2
-        self.changed += float(torch.linalg.vector_norm(change, dtype=torch.float64)) ** 2 / draws
-        self.unchanged += (change.numel() - int(torch.count_nonzero(change))) / draws
+        changed = float(torch.linalg.vector_norm(change, dtype=torch.float64)) ** 2 / draws
+        unchanged = (change.numel() - int(torch.count_nonzero(change))) / draws
+        self.add(" = ".join(target.names), target.parameter.numel(), scale, changed, unchanged)
 
     def receipt(self) -> NoiseReceipt:
         rms = lambda total: (total / self.entries) ** 0.5  # noqa: E731
@@ -210,13 +229,13 @@ def perturbed(model: nn.Module, config: NoiseConfig, draw: int = 0) -> Iterator[
     Raises:
         UserError: see :func:`select`.
     """
-    targets, tally = select(model, config.targets), _Tally()
+    targets, tally = select(model, config.targets), Tally()
     clean = [target.parameter.data for target in targets]
     try:
         for target in targets:
             scale = _scale(config, target.parameter)
             noisy = _noisy(config, draw, target, scale)
-            tally.add(target, noisy, scale)
+            tally.add_noisy(target, noisy, scale)
             target.parameter.data = noisy
         yield tally.receipt()
     finally:
@@ -241,11 +260,11 @@ def stacked(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
     """
     if not len(draws):
         raise UserError("draws must name at least one draw, got none")
-    targets, tally, stacks = select(model, config.targets), _Tally(), {}
+    targets, tally, stacks = select(model, config.targets), Tally(), {}
     for target in targets:
         scale = _scale(config, target.parameter)
         stack = torch.stack([_noisy(config, draw, target, scale) for draw in draws])
-        tally.add(target, stack, scale, len(draws))
+        tally.add_noisy(target, stack, scale, len(draws))
         for module, attribute in target.owners:
             stacks.setdefault(module, {})[attribute] = stack
     try:
@@ -293,5 +312,5 @@ def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) 
 
         return rms_norm
     raise UserError(
-        f"several draws in one batch ride on linear layers, embeddings and RMS norms, not on {type(module).__name__}"
+        f"several draws in one batch need linear layers, embeddings or RMS norms, got {type(module).__name__}"
     )

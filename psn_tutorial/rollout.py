@@ -5,7 +5,6 @@ the temperature it used and over the full vocabulary, because the importance rat
 top-p and no top-k.
 """
 
-import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import Cache, decoder_of, empty_cache, forward, hidden_states
+from psn_tutorial.models.policy import Policy, Prompts
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt
 from psn_tutorial.signals import token_certainty
 
@@ -35,6 +35,7 @@ class Rollouts:
         logps: [B, T] the sampler's log-probs of ``tokens``, 0 where the mask is False.
         draws: [B] the number of the noise draw each row was sampled with; -1 for the clean policy.
         receipt: what the noise did; None for the clean policy.
+        temperature: that the sampler used.
     """
 
     prompts: Tensor
@@ -44,6 +45,7 @@ class Rollouts:
     logps: Tensor
     draws: Tensor
     receipt: NoiseReceipt | None
+    temperature: float = 1.0
 
 
 def spread_draws(prompts: int, group: int, draws: int, spread: str) -> Tensor:
@@ -71,44 +73,47 @@ def spread_draws(prompts: int, group: int, draws: int, spread: str) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    model: nn.Module,
-    prompts: Tensor,
-    prompt_mask: Tensor,
+    policy: Policy,
+    prompts: Prompts,
     group: int,
     max_tokens: int,
-    end_token: int,
-    pad_token: int,
     generator: torch.Generator,
     temperature: float = 1.0,
     noise: NoiseConfig | None = None,
     draws: Tensor | None = None,
+    ends: bool = True,
 ) -> Rollouts:
     """Sample ``group`` completions of every prompt.
 
+    This function decides whether there is noise: sigma = 0 is the clean policy, and the receipt is then None.
+
     Args:
-        prompts: [P, Tp] ids padded on the left; ``prompt_mask`` [P, Tp] is False on the padding. Everything that comes
-            back lies on the model's device.
+        prompts: P of them. Everything that comes back lies on the model's device.
+        group: G, completions per prompt.
         max_tokens: completions end here when no end token came before.
         generator: the only source of randomness here; the noise has its own seeds.
         noise, draws: None for the clean policy; ``draws`` [P, G] names the draw of each rollout, each equally often.
+        ends: False: an end token is a token like others, and every completion has ``max_tokens``.
 
     Raises:
         UserError: the temperature is not above 0, or the draws do not share the rows evenly.
     """
     if not temperature > 0:
         raise UserError(f"temperature must be > 0, got {temperature}")
-    count = prompts.shape[0]
+    model, tokenizer = policy
+    end_token = tokenizer.eos_token_id if ends else -1
+    count = len(prompts.ids)
     if noise is None or noise.sigma == 0:
         noise, draws = None, torch.full((count, group), -1)
     elif draws is None:
         draws = torch.zeros(count, group, dtype=torch.long)
     device = model.get_input_embeddings().weight.device
-    prompts, prompt_mask = prompts.to(device), prompt_mask.to(device)
+    ids, prompt_mask = prompts.ids.to(device), prompts.mask.to(device)
     order, starts, repeats, numbers = (x.to(device) if isinstance(x, Tensor) else x for x in _blocks(draws))
     with carried(model, noise, numbers) if noise else nullcontext() as receipt:
         mask = None if bool(prompt_mask.all()) else prompt_mask[starts]
-        cache = empty_cache(model, len(starts), prompts.shape[1] + max_tokens, mask)
-        logits = forward(model, prompts[starts], cache=cache, last=1)[:, 0]
+        cache = empty_cache(model, len(starts), ids.shape[1] + max_tokens, mask)
+        logits = forward(model, ids[starts], cache=cache, last=1)[:, 0]
         rows = torch.arange(len(starts), device=device).repeat_interleave(repeats)
         tokens, logps = _decode(model, logits[rows], cache.select(rows), max_tokens, end_token, generator, temperature)
     back = order.argsort()
@@ -117,13 +122,14 @@ def sample(
     mask = (ended - (tokens == end_token).long()) == 0
     rows = torch.arange(count, device=device).repeat_interleave(group)
     return Rollouts(
-        prompts[rows],
+        ids[rows],
         prompt_mask[rows],
-        tokens.masked_fill(~mask, pad_token),
+        tokens.masked_fill(~mask, tokenizer.pad_token_id),
         mask,
         logps.masked_fill(~mask, 0.0),
         draws.flatten().to(device),
         receipt,
+        temperature,
     )
 
 
@@ -184,15 +190,6 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64).to(logits.device)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return ids[:, 0], logps.gather(1, ids)[:, 0]
-
-
-def stream(seed: int, *purpose: str | int) -> torch.Generator:
-    """A random stream of its own for every (seed, purpose, step ...), so that a resumed run needs no saved state.
-
-    Hashed, because torch's CPU generator keeps only the low 32 bits of its seed.
-    """
-    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class ConstantSigma(Scheduler):
 
 @dataclass
 class AnnealedSigma(Scheduler):
-    """From ``start`` to ``end`` in ``steps`` updates, then ``end`` for good. Reads no signal.
+    """From ``start`` to ``end`` in ``steps`` updates, then ``end``. Reads no signal.
 
     With f = updates so far / steps: "linear" start + f (end - start); "cosine" the same with
     (1 - cos(pi f)) / 2 for f, flat at both ends; "exponential" start (end / start)^f, the same
@@ -124,7 +124,7 @@ class KLTargetSigma(Scheduler):
     """Variant I of the paper: hold the KL between the noisy and the clean policy near a target.
 
     Source: the rule of the authors' released code (arXiv 2602.02555; baibizhe/psn_rlvr,
-    trainer/ppo/ray_trainer.py), letter for letter. With k1 = mean over tokens of
+    trainer/ppo/ray_trainer.py), unchanged. With k1 = mean over tokens of
     log pi_noisy - log pi_clean, in nats per token (``ImportanceWeights.kl_k1``):
 
         k1 > tolerance * target:  sigma / factor

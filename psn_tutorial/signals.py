@@ -7,21 +7,19 @@ next-token distribution grows peaked (certainty). Source: arXiv 2602.02555; self
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from psn_tutorial.choices import DIRECTIONS
 from psn_tutorial.errors import UserError, check_choice, check_count
 from psn_tutorial.masks import first_unusable, token_mask
-
-DIRECTIONS = ("uniform_to_policy", "policy_to_uniform")
 
 
 def token_certainty(logits: Tensor, direction: str = "uniform_to_policy") -> Tensor:
     """How far each next-token distribution p is from the uniform one U over the V words, in nats; >= 0, 0 at p = U.
 
     "uniform_to_policy": KL(U || p) = - log V - mean over the vocabulary of log p, the paper's equation 8. Every word
-    counts the same, however rare: a word that loses nine tenths of its probability adds 2.3 / V, though nobody will
-    ever sample it. It has no upper bound, and is infinite where a probability is 0.
+    counts the same, however rare: a word that loses nine tenths of its probability adds 2.3 / V, even if it is
+    never sampled. It has no upper bound, and is infinite where a probability is 0.
     "policy_to_uniform": KL(p || U) = log V - H(p), between 0 and log V: what is sampled counts, the tail does not.
 
     Args:
@@ -87,7 +85,7 @@ def group_similarities(embeddings: Tensor, group: int) -> Tensor:
     lengths = embeddings.double().norm(dim=1)
     for row in (~(lengths > 0) | ~lengths.isfinite()).nonzero()[:1, 0].tolist():
         raise UserError(f"embeddings must be finite and not zero, got the length {lengths[row].item()} in row {row}")
-    sums = F.normalize(embeddings.double(), dim=1).view(-1, group, embeddings.shape[1]).sum(1)
+    sums = (embeddings.double() / lengths[:, None]).view(-1, group, embeddings.shape[1]).sum(1)
     return (sums.square().sum(1) - group) / (group * (group - 1))
 
 

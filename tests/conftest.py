@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_text_tokenizer, build_tokenizer, quiet
+from psn_tutorial.models.bases import TinyConfig
+from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer, quiet
 from psn_tutorial.tasks import get_task
+
+# A loaded machine takes its time over an example, and that is no fault of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,7 +21,7 @@ def one_thread():
 
 @pytest.fixture
 def policy():
-    """A function (task name, sizes, difficulty) -> (task, tokenizer, model); weights large enough to have opinions."""
+    """A function (task name, sizes, difficulty) -> (task, tokenizer, model); ``scale`` peaks the distributions."""
 
     def make(name="rules", scale=8.0, sizes=None, **difficulty):
         task = get_task(name, **difficulty)

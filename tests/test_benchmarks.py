@@ -165,14 +165,14 @@ def test_the_floor_has_exactly_the_products_of_the_model():
 
     @torch.no_grad()
     def sampling():
-        out = model(shared.prompts, use_cache=True, logits_to_keep=1)
+        out = model(shared.prompts.ids, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         cache.batch_repeat_interleave(sizes.group)
         for t in range(sizes.new - 1):
             model(tokens[:, t : t + 1], past_key_values=cache, use_cache=True)
 
     def update():
-        ids = torch.cat([shared.prompts[rows], tokens[:, :-1]], 1)
+        ids = torch.cat([shared.prompts.ids[rows], tokens[:, :-1]], 1)
         model(ids, logits_to_keep=sizes.new).logits.logsumexp(-1).sum().backward()
 
     assert flops(floor.sampling) == flops(sampling) > 0

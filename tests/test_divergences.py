@@ -15,10 +15,11 @@ from torch import nn
 
 from psn_tutorial import rollout
 from psn_tutorial.config import RunConfig, TrainConfig
-from psn_tutorial.jobs import evaluating
+from psn_tutorial.jobs import training
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import fingerprint, load_policy
-from psn_tutorial.jobs.training import Job
+from psn_tutorial.jobs.training import TrainingJob
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.noise import NoiseConfig, gaussian, perturbed
 from psn_tutorial.trainer import Trainer
 
@@ -29,19 +30,19 @@ NOISY = TrainConfig(
 
 def trainer(policy, **change):
     task, tokenizer, model = policy("chain", scale=1.0, steps=2)
-    return Trainer(replace(NOISY, **change), model, tokenizer, task, task.generate(0, 4))
+    return Trainer(replace(NOISY, **change), Policy(model, tokenizer), task, task.generate(0, 4))
 
 
 def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch):
     """Released: with asynchronous rollouts, which are always on, validation runs on the noisy weights."""
     seen = []
 
-    def watched(model, *arguments, **options):
-        seen.append(fingerprint(model))
-        return evaluate(model, *arguments, **options)
+    def watched(policy, *arguments, **options):
+        seen.append(fingerprint(policy.model))
+        return evaluate(policy, *arguments, **options)
 
-    evaluate = evaluating.evaluate
-    monkeypatch.setattr(evaluating, "evaluate", watched)
+    evaluate = training.evaluate
+    monkeypatch.setattr(training, "evaluate", watched)
     config = RunConfig(
         task="chain",
         prompts=2,
@@ -55,12 +56,12 @@ def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch
         samples=4,
         eval_every=1,
     )
-    job = Job.start(tmp_path / "run", config)
+    job = TrainingJob.start(tmp_path / "run", config)
     for step, _ in enumerate(job.train(Stop())):
         assert len(seen) == step
-        clean = fingerprint(job.model)
-        with perturbed(job.model, config.noise(0.5)):
-            noisy = fingerprint(job.model)
+        clean = fingerprint(job.policy.model)
+        with perturbed(job.policy.model, NoiseConfig.of(config, 0.5)):
+            noisy = fingerprint(job.policy.model)
         assert clean != noisy
         expected = [*seen, clean]
     assert seen == expected and len(set(seen)) == 2

@@ -4,6 +4,8 @@ The statements of notebook 04 about such weights are checked in teaching/test_id
 """
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from torch import tensor
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.importance import importance_weights, mixture_logps
+from psn_tutorial.importance import _wide, importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
 from psn_tutorial.teaching import exact
 from psn_tutorial.teaching.tabular import TabularPolicy, features, random_policy, trajectories
@@ -200,7 +202,7 @@ def test_k1_is_signed_and_k3_is_not():
 def test_nothing_overflows(level, cap, dtype):
     target = torch.zeros(4, 50, dtype=dtype)
     sampler = torch.zeros(4, 50, dtype=dtype)
-    sampler[0], target[1] = -300.0, -300.0
+    sampler[0], target[1] = -1000.0, -1000.0
     result = importance_weights(target, sampler, torch.ones(4, 50), cap=cap, level=level)
     assert result.weights.isfinite().all() and result.weights.dtype == dtype
     assert (result.weights[1] < 1e-30).all() and (result.weights[2:] == 1).all()
@@ -219,14 +221,28 @@ def test_ess_survives_ratios_that_underflow():
 
 def test_the_default_is_the_papers_token_level_truncation_at_ten():
     ratios = tensor([[12.0, 9.0]])
-    result = importance_weights(ratios.log(), torch.zeros(1, 2), torch.ones(1, 2))
+    batch = ratios.log(), torch.zeros(1, 2), torch.ones(1, 2)
+    result = importance_weights(*batch)
     torch.testing.assert_close(result.weights, tensor([[10.0, 9.0]]))
+    same(importance_weights(*batch, cap=10, level="token", mode="truncate"), result)
 
 
 def test_half_precision_gives_float32_weights():
     target = tensor([[-1.0, -2.0]], dtype=torch.bfloat16)
     result = importance_weights(target, target, torch.ones(1, 2))
-    assert result.weights.dtype == torch.float32
+    assert result.weights.dtype == mixture_logps(target[None], torch.ones(1, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_float32_log_probs_are_computed_in_float64(level):
+    target, sampler = torch.rand(2, 4, 50, generator=torch.Generator().manual_seed(0)).log()
+    mask = torch.ones(4, 50)
+    wide = importance_weights(target.double(), sampler.double(), mask, level=level)
+    same(importance_weights(target, sampler, mask, level=level), replace(wide, weights=wide.weights.float()))
+
+
+def test_a_device_without_float64_computes_in_float32():
+    assert _wide(SimpleNamespace(device=torch.device("mps"))) == torch.float32
 
 
 # --- padding and mask ---------------------------------------------------------------------------
@@ -283,6 +299,7 @@ def test_rows_without_tokens_count_for_nothing():
 def test_no_gradient_reaches_the_weights():
     target = torch.full((2, 3), -1.0, requires_grad=True)
     assert not importance_weights(target, target - 0.1, torch.ones(2, 3)).weights.requires_grad
+    assert not mixture_logps(target[None], torch.ones(2, 3)).requires_grad
     assert target.grad is None
 
 

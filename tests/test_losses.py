@@ -105,7 +105,7 @@ def test_aggregations_by_hand():
 
 
 def test_normalisers_by_hand():
-    assert loss_normaliser(MASK, "grpo") == 3
+    assert loss_normaliser(MASK) == loss_normaliser(MASK, "grpo") == 3
     assert loss_normaliser(MASK.bool(), "dapo") == 6
     assert loss_normaliser(MASK.float(), "dr_grpo", 10) == 30
 
@@ -121,6 +121,7 @@ def test_statistics_are_token_means_and_ignore_padding():
     k3 = [1 / r - 1 + math.log(r) for r in ratios]
     assert statistics["kl_ref"] == pytest.approx(sum(k3) / 6)
     assert statistics["entropy"] == pytest.approx((1 + 2 + 3 + 4 + 7 + 8) / 6)
+    assert all(type(number) is float for number in statistics.values())
     assert set(aggregated("grpo")[1]) == {"tokens", "ratio_mean", "clip_fraction"}
 
 
@@ -314,6 +315,13 @@ def test_entropy_bonus_rewards_entropy():
         assert (gradient[MASK.bool()] < 0).all() and (gradient[~MASK.bool()] == 0).all()
 
 
+def test_a_term_that_is_only_watched_cannot_spoil_the_loss():
+    infinite = torch.full_like(LOGPS, math.inf)
+    watched, statistics = aggregated("grpo", ref_logps=-infinite, entropy=infinite)
+    assert torch.equal(watched, aggregated("grpo")[0])
+    assert statistics["kl_ref"] == statistics["entropy"] == math.inf
+
+
 # --- padding, extremes, types -------------------------------------------------------------------
 
 
@@ -363,10 +371,17 @@ def test_extreme_ratios_stay_finite():
             assert all(math.isfinite(number) for number in statistics.values())
 
 
+@pytest.mark.parametrize("log_ratio, slope", [(19.9, math.exp(19.9)), (20.1, 0.0)])
+def test_a_ratio_is_held_at_exp_20(log_ratio, slope):
+    loss, gradient, _ = one_token(math.exp(log_ratio), -1.0)
+    assert loss == pytest.approx(math.exp(min(log_ratio, 20.0)))
+    assert gradient == pytest.approx(slope)
+
+
 def test_half_precision_is_computed_in_float32():
     logps = torch.full((1, 2), -1.0, dtype=torch.bfloat16, requires_grad=True)
     old = torch.full((1, 2), -1.1, dtype=torch.bfloat16)
-    loss, _ = policy_loss(logps, old, tensor([1.0]), torch.ones(1, 2))
+    loss, _ = policy_loss(logps, old, f64([1.0]), torch.ones(1, 2))  # logps alone decides
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(-math.exp(-1.0 - old[0, 0].item()), rel=1e-6)
     loss.backward()
@@ -438,3 +453,16 @@ def test_refusals(change, sentence):
     with pytest.raises(UserError) as refusal:
         policy_loss(**{**good, **change})
     assert str(refusal.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "mask, aggregation, sentence",
+    [
+        (MASK, "mean", "aggregation must be one of"),
+        (MASK / 2, "dapo", "mask must hold only 0 and 1"),
+        (0 * MASK, "dapo", "mask selects no token"),
+    ],
+)
+def test_refusals_of_the_normaliser(mask, aggregation, sentence):
+    with pytest.raises(UserError, match=sentence):
+        loss_normaliser(mask, aggregation)

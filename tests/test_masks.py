@@ -44,4 +44,5 @@ def test_first_unusable_names_field_and_place_and_ignores_padding():
     good, bad = torch.zeros(2, 2), torch.tensor([[0.0, 0.0], [float("inf"), float("nan")]])
     assert first_unusable(mask, a=good, b=good) == ""
     assert first_unusable(mask, a=good, b=bad).endswith("got inf in row 1, token 0")
+    assert first_unusable(mask, a=bad.flip(0)).endswith("got inf in row 0, token 0")  # the first of two
     assert first_unusable(mask & torch.tensor([[True], [False]]), a=bad) == ""

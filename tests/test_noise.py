@@ -3,7 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from psn_tutorial import TrainConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.noise import TARGETS, NoiseConfig, gaussian, perturbed, role, select, stacked
@@ -102,6 +104,7 @@ def test_antithetic_pairs_cancel(policy):
     config = NoiseConfig(0.1, "mlp", antithetic=True)
     pair = [gaussian(config, draw, "w", (50,)) for draw in (6, 7, 8)]
     assert torch.equal(pair[0], -pair[1]) and not torch.equal(pair[0], pair[2])
+    assert torch.equal(pair[0], gaussian(NoiseConfig(0.1, "mlp"), 3, "w", (50,)))  # the plain draw 3, then minus it
 
 
 class Reader:
@@ -144,6 +147,36 @@ def test_each_row_of_a_stacked_batch_is_its_own_model(policy, targets, tied, arc
     assert not torch.allclose(ours, forward(model, ids), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("module", "targets"),
+    [
+        (nn.Linear(8, 5), "weight"),
+        (nn.Linear(8, 5), "bias"),
+        (nn.Linear(8, 5), "all"),
+        (Qwen2RMSNorm(8, eps=0.1).bfloat16(), "weight"),
+    ],
+)
+@torch.no_grad()
+def test_a_stacked_layer_by_itself(module, targets):
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.normal_(generator=generator)
+    x = torch.randn(6, 8, generator=generator).to(parameter.dtype)
+    config = NoiseConfig(0.5, targets)
+    with stacked(module, config, [4, 9]):
+        together = module(x)
+    for rows, draw in ((slice(0, 3), 4), (slice(3, 6), 9)):
+        with perturbed(module, config, draw):
+            torch.testing.assert_close(together[rows], module(x[rows]))
+
+
+def test_a_layer_that_cannot_be_stacked_is_refused_and_nothing_is_left_behind():
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    with pytest.raises(UserError, match="RMS norms, got LayerNorm"), stacked(model, NoiseConfig(0.1, "all"), [0, 1]):
+        pass
+    assert not any("forward" in vars(module) for module in model)
+
+
 def test_tied_embeddings_are_one_tensor_perturbed_once(policy):
     _, _, model = policy(sizes={"tied": True})
     for targets in ("head", "embeddings"):
@@ -153,13 +186,42 @@ def test_tied_embeddings_are_one_tensor_perturbed_once(policy):
             assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-@pytest.mark.parametrize(("sigma", "unchanged"), [(1e-6, 0.989), (1e-4, 0.32), (1e-3, 0.036)])
-def test_bf16_swallows_small_noise(sigma, unchanged):
-    """Shares measured independently on weights ~ N(0, 0.02^2); 1e-6 is the floor of the released scheduler."""
+def test_a_module_with_two_names_is_perturbed_once():
+    model = nn.Module()
+    model.a = model.b = nn.Linear(2, 3, bias=False)
+    with perturbed(model, NoiseConfig(0.1, "^b")) as receipt:
+        assert receipt.names == ("a.weight = b.weight",) and receipt.entries == 6
+
+
+@pytest.fixture
+def bf16_layer():
     layer = nn.Linear(400, 400, bias=False, dtype=torch.bfloat16)
     with torch.no_grad():
         layer.weight.copy_(0.02 * torch.randn(400, 400, generator=torch.Generator().manual_seed(0)))
-    with perturbed(layer, NoiseConfig(sigma, "all")) as receipt:
+    return layer
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_receipt_of_stacked_draws_is_the_mean_of_theirs(bf16_layer, relative):
+    config, draws = NoiseConfig(1e-2 if relative else 1e-4, "all", relative), [4, 9, 2]
+    singles = []
+    for draw in draws:
+        with perturbed(bf16_layer, config, draw) as receipt:
+            singles.append(receipt)
+    with stacked(bf16_layer, config, draws) as together:
+        pass
+    rms = float(bf16_layer.weight.detach().double().square().mean().sqrt())
+    assert together.requested_sigma == pytest.approx(config.sigma * (rms if relative else 1.0), rel=1e-6)
+    assert (together.names, together.entries) == (("weight",), 160_000) == (receipt.names, receipt.entries)
+    assert together.norm**2 == pytest.approx(sum(r.norm**2 for r in singles) / 3)
+    assert together.realised_sigma**2 == pytest.approx(sum(r.realised_sigma**2 for r in singles) / 3)
+    assert together.unchanged_fraction == pytest.approx(sum(r.unchanged_fraction for r in singles) / 3)
+
+
+@pytest.mark.parametrize(("sigma", "unchanged"), [(1e-6, 0.989), (1e-4, 0.32), (1e-3, 0.036)])
+def test_bf16_swallows_small_noise(bf16_layer, sigma, unchanged):
+    """Shares measured independently on weights ~ N(0, 0.02^2); 1e-6 is the floor of the released scheduler."""
+    with perturbed(bf16_layer, NoiseConfig(sigma, "all")) as receipt:
         assert receipt.unchanged_fraction == pytest.approx(unchanged, abs=0.01)
         if sigma == 1e-3:
             assert receipt.realised_sigma == pytest.approx(sigma, rel=0.02)
@@ -173,6 +235,10 @@ def test_zero_sigma_is_the_clean_model(policy):
         assert receipt.realised_sigma == 0 and receipt.unchanged_fraction == 1
 
 
+def test_the_defaults_are_those_of_the_settings():
+    assert NoiseConfig.of(TrainConfig(), 0.1) == NoiseConfig(0.1)
+
+
 def test_mistakes_are_told_in_a_sentence(policy):
     _, tokenizer, model = policy()
     with pytest.raises(UserError, match="'expert' matches no parameter of the model, whose names look like model"):
@@ -183,6 +249,8 @@ def test_mistakes_are_told_in_a_sentence(policy):
         NoiseConfig(-1)
     with pytest.raises(UserError, match="sigma must be a finite number >= 0, got nan"):
         NoiseConfig(float("nan"))
+    with pytest.raises(UserError, match="sigma must be a finite number >= 0, got inf"):
+        NoiseConfig(float("inf"))
     with pytest.raises(UserError, match="draws must name at least one draw"), stacked(model, NoiseConfig(0.1), []):
         pass
     with (

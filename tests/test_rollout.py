@@ -6,25 +6,16 @@ from scipy import stats
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.tiny import encode
-from psn_tutorial.noise import NoiseConfig, perturbed, stacked
-from psn_tutorial.rollout import (
-    choose,
-    completion_logps,
-    read_completions,
-    responses,
-    sample,
-    spread_draws,
-    stream,
-)
+from psn_tutorial.models.policy import Policy, encode
+from psn_tutorial.noise import NoiseConfig, perturbed, stacked, stream
+from psn_tutorial.rollout import choose, completion_logps, read_completions, responses, sample, spread_draws
 
 
 def roll(policy_parts, group=6, max_tokens=10, prompts=None, seed=0, **options):
     task, tokenizer, model = policy_parts
     problems = task.generate(0, 4)
-    ids, mask = encode(tokenizer, prompts or [task.prompt(problem) for problem in problems])
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    return sample(model, ids, mask, group, max_tokens, end, pad, stream(seed, "test"), **options)
+    asked = encode(tokenizer, prompts or [task.prompt(problem) for problem in problems])
+    return sample(Policy(model, tokenizer), asked, group, max_tokens, stream(seed, "test"), **options)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.9])

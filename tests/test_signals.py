@@ -90,6 +90,8 @@ def test_half_precision_is_widened_and_nothing_carries_a_gradient():
         got = token_certainty(logits, direction)
         assert got.dtype == torch.float32 and not got.requires_grad
         torch.testing.assert_close(got.double(), token_certainty(logits.double(), direction), rtol=1e-5, atol=1e-5)
+        mean = mean_certainty(got[None], torch.ones(1, 4).bool())
+        assert type(mean) is float and mean == pytest.approx(math.fsum(got.tolist()) / 4, rel=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,14 @@ def test_similarity_of_equal_orthogonal_and_opposite_answers():
     same, orthogonal, opposite = torch.ones(2, 3), torch.eye(3)[:2], torch.tensor([[1.0, 2, 3], [-1, -2, -3]])
     together = torch.cat([same, orthogonal, opposite])
     assert group_similarities(together, 2).tolist() == pytest.approx([1, 0, -1])
-    assert semantic_similarity(together, 2) == pytest.approx(0)
+    mean = semantic_similarity(together, 2)
+    assert type(mean) is float and mean == pytest.approx(0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_length_of_an_embedding_does_not_matter(size):
+    words = random(6, 4).float()
+    torch.testing.assert_close(group_similarities(size * words, 3), group_similarities(words, 3))
 
 
 def test_a_collapsed_group_is_more_alike_and_more_certain():
@@ -156,6 +165,11 @@ def test_a_collapsed_group_is_more_alike_and_more_certain():
             torch.tensor([[math.nan, 0], [1, 0]]),
             2,
             "embeddings must be finite and not zero, got the length nan in row 0",
+        ),
+        (
+            torch.tensor([[1, 0], [math.inf, 0]]),
+            2,
+            "embeddings must be finite and not zero, got the length inf in row 1",
         ),
     ],
 )

@@ -7,9 +7,10 @@ from psn_tutorial.advantages import group_advantages
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.noise import perturbed
+from psn_tutorial.models.policy import Policy
+from psn_tutorial.noise import NoiseConfig, perturbed
 from psn_tutorial.rollout import completion_logits, completion_logps, responses
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.runs.steps import METRICS
 from psn_tutorial.schedulers import RealtimeSigma
 from psn_tutorial.settings import to_mapping
@@ -24,7 +25,7 @@ REALTIME = replace(NOISY, schedule="realtime")
 def trainer(policy, config, run=None, **difficulty):
     # Six tokens and two letters: by chance a rollout keeps the rare letter often enough to be rewarded.
     task, tokenizer, model = policy("chain", scale=1.0, **{"steps": 2, **difficulty})
-    return Trainer(config, model, tokenizer, task, task.generate(0, 4), run)
+    return Trainer(config, Policy(model, tokenizer), task, task.generate(0, 4), run)
 
 
 def weights(model):
@@ -37,8 +38,7 @@ def contrast(trainer, seed=0):
     config = trainer.config
     rewards = torch.randint(0, 2, (config.prompts, config.group), generator=torch.Generator().manual_seed(seed)).float()
     rewards[::2] = 1.0
-    texts = responses(trainer.tokenizer, rollouts)
-    return Batch(rollouts, rewards, group_advantages(rewards).flatten(), texts)
+    return Batch.of(rollouts, group_advantages(rewards).flatten(), trainer.sampler_logps(rollouts))
 
 
 def test_records_hold_exactly_the_documented_metrics(policy):
@@ -98,26 +98,29 @@ def test_micro_batches_and_skipped_rows_change_nothing(policy, change):
         batch = contrast(made)
         if not skip:  # an advantage too small to matter, too large to be skipped
             batch = replace(batch, advantages=batch.advantages + 1e-30)
-        importance, statistics = made.update(batch)
+        statistics, importance = made.update(batch), made.importance(batch)
         results.append((weights(made.model), importance.ess, importance.kl_k1, statistics["grad_norm"]))
     for other in results[1:]:
         torch.testing.assert_close(other[0], results[0][0], atol=2e-5, rtol=1e-4)
         assert other[1:] == pytest.approx(results[0][1:], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["truncate", "mask"])
 @pytest.mark.parametrize("level", ["token", "sequence", "none"])
-def test_the_gradient_of_one_update_is_the_formula(policy, level):
-    """Written out with transformers' forward: mean over rollouts of mean over tokens of -min(w, C) A log pi."""
-    made = trainer(policy, replace(NOISY, correction=level, cap=1.1, grad_clip=1e9))
+def test_the_gradient_of_one_update_is_the_formula(policy, level, mode):
+    """Written out with transformers' forward: mean over rollouts of mean over tokens of -w A log pi, with w the ratio,
+    which above C is C or, masked, 0."""
+    made = trainer(policy, replace(NOISY, correction=level, correction_mode=mode, cap=1.1, grad_clip=1e9))
     batch = contrast(made)
     rollouts = batch.rollouts
     ids = torch.cat([rollouts.prompts, rollouts.tokens], 1)
     logps = made.model(ids).logits[:, rollouts.prompts.shape[1] - 1 : -1].log_softmax(-1)
     logps = logps.gather(2, rollouts.tokens[..., None])[..., 0]
     ratio = (logps.detach() - rollouts.logps).exp() * rollouts.mask + ~rollouts.mask
-    w = {"token": ratio, "sequence": ratio.prod(1, keepdim=True), "none": torch.ones_like(ratio)}[level].clamp(max=1.1)
+    w = {"token": ratio, "sequence": ratio.prod(1, keepdim=True), "none": torch.ones_like(ratio)}[level]
     if level != "none":
-        assert (w == 1.1).any() and (w < 1.1).any()
+        assert (w > 1.1).any() and (w < 1.1).any()
+    w = torch.where(w > 1.1, 1.1 if mode == "truncate" else 0.0, w)
     per_rollout = (w * batch.advantages[:, None] * logps * rollouts.mask).sum(1) / rollouts.mask.sum(1)
     made.model.zero_grad()
     (-per_rollout.mean()).backward()
@@ -131,7 +134,7 @@ def test_the_gradient_of_one_update_is_the_formula(policy, level):
 
 def test_the_second_update_is_clipped_against_the_policy_of_the_rollouts(policy):
     made = trainer(policy, replace(SMALL, updates=3, lr=0.05))
-    _, statistics = made.update(contrast(made))
+    statistics = made.update(contrast(made))
     assert statistics["clip_fraction"] > 0 and statistics["ratio_mean"] != pytest.approx(1.0, abs=1e-3)
 
 
@@ -142,7 +145,7 @@ def test_mixture_weights_use_every_draw_of_the_group(policy):
     mixed = made.sampler_logps(rollouts)
     under_each = []
     for draw in range(4):
-        with perturbed(made.model, made.config.noise(0.3), draw):
+        with perturbed(made.model, NoiseConfig.of(made.config, 0.3), draw):
             under_each.append(completion_logps(made.model, rollouts, torch.arange(32), 1.0)[0] * rollouts.mask)
     sequence = torch.stack(under_each).sum(2)
     expected = sequence.logsumexp(0) - torch.tensor(4.0).log()
@@ -162,11 +165,11 @@ def test_mixture_weights_use_every_draw_of_the_group(policy):
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(policy, tmp_path, config):
     whole = trainer(policy, config)
     records = list(whole.train())
-    first = trainer(policy, config, Run.create(tmp_path / "run", to_mapping(config)))
+    first = trainer(policy, config, RunFolder.create(tmp_path / "run", to_mapping(config)))
     for record in first.train():
         if record["step"] == 4:  # one step after the checkpoint of step 3
             break
-    run = Run.open(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
     second = trainer(policy, config, run)
     second.restore(run.resume())
     rest = list(second.train())
@@ -174,6 +177,80 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(policy, tmp_path, config
     assert torch.equal(weights(second.model), weights(whole.model))
     timeless = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in run.steps()]
     assert timeless == [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in records]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # One right of four, two right of four; the advantages by their definitions, in exact fractions.
+        ({"advantage": "none"}, [[0.75, -0.25, -0.25, -0.25], [0.5, 0.5, -0.5, -0.5]]),
+        ({"advantage": "std"}, [[1.5, -0.5, -0.5, -0.5], [0.75**0.5] * 2 + [-(0.75**0.5)] * 2]),
+        # k = 2: of the 6 pairs 3 succeed, deviation 1/2; a wrong one meets the right one in 1 of its 3 pairs. Of two
+        # right ones 5 of 6 pairs succeed, deviation sqrt(5)/6; a wrong one succeeds in 2 of its 3 pairs.
+        (
+            {"advantage": "pass_at_k", "pass_k": 2},
+            [[1.0, -1 / 3, -1 / 3, -1 / 3], [5**-0.5, 5**-0.5, -(5**-0.5), -(5**-0.5)]],
+        ),
+    ],
+)
+def test_a_step_learns_from_the_advantages_that_are_asked_for(policy, settings, expected):
+    made = trainer(policy, replace(NOISY, prompts=2, group=4, **settings))
+    rewards, seen, update = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 0, 0]]), [], made.update
+    made.verify = lambda texts, problems: rewards
+    made.update = lambda batch: seen.append(batch.advantages) or update(batch)
+    made.step()
+    torch.testing.assert_close(seen[0].view(2, 4), torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_a_draw_per_group_serves_the_whole_group_and_no_other(policy):
+    made = trainer(policy, replace(NOISY, spread="per_group"))
+    rollouts = made.roll_out(made.pick_problems())
+    assert rollouts.draws.view(4, 8).tolist() == [[draw] * 8 for draw in range(4)]
+    assert made.step()["kl_k3"] > 0
+
+
+@torch.no_grad()
+def test_antithetic_draws_sample_from_the_weights_mirrored_at_the_clean_ones(policy):
+    made = trainer(policy, replace(NOISY, antithetic=True))
+    rollouts = made.roll_out(made.pick_problems())
+    assert rollouts.draws.unique().tolist() == [0, 1, 2, 3]
+    clean = [p.clone() for p in made.model.parameters()]
+    for draw in (0, 2):
+        with perturbed(made.model, NoiseConfig.of(made.config, 0.3), draw):
+            noisy = [p.clone() for p in made.model.parameters()]
+        for p, before, beyond in zip(made.model.parameters(), clean, noisy, strict=True):
+            p.copy_(2 * before - beyond)
+        rows = (rollouts.draws == draw + 1).nonzero()[:, 0]
+        mirrored, _ = completion_logps(made.model, rollouts, rows, 1.0)
+        torch.testing.assert_close(mirrored, rollouts.logps[rows], atol=1e-4, rtol=1e-4)
+        for p, before in zip(made.model.parameters(), clean, strict=True):
+            p.copy_(before)
+        assert not torch.allclose(completion_logps(made.model, rollouts, rows, 1.0)[0], rollouts.logps[rows], atol=0.01)
+
+
+def test_noise_may_begin_at_zero(policy):
+    """The first step is plain GRPO, bit for bit; the second has the noise that the schedule says by then."""
+    grows = replace(NOISY, schedule="annealed", sigma=0.0, sigma_end=0.3, sigma_steps=1)
+    made, plain = trainer(policy, grows), trainer(policy, SMALL)
+    first, expected = made.step(), plain.step()
+    timeless = lambda record: {k: v for k, v in record.items() if not k.startswith("seconds")}  # noqa: E731
+    assert timeless(first) == timeless(expected) and first["sigma"] == 0 and first["ess"] == pytest.approx(1, abs=1e-6)
+    assert torch.equal(weights(made.model), weights(plain.model))
+    rollouts = made.roll_out(made.pick_problems())
+    assert rollouts.receipt is not None and made.off_policy(rollouts)
+    second = made.step()
+    assert second["sigma"] == 0.3 and second["sigma_realised"] > 0 and second["kl_k3"] > 1e-4 and second["ess"] < 0.999
+    with pytest.raises(UserError, match="matches no parameter"):
+        trainer(policy, replace(grows, targets="expert"))
+
+
+def test_noise_that_has_faded_to_zero_is_none(policy):
+    fades = replace(NOISY, schedule="annealed", sigma_end=0.0, sigma_steps=1, cap=1e-9)
+    records = list(trainer(policy, fades).train())
+    assert records[0]["clipped_fraction"] == 1 and records[1]["sigma"] == 0  # a cap that would silence all
+    made = trainer(policy, replace(fades, steps=1))
+    made.step()
+    assert not made.off_policy(made.roll_out(made.pick_problems()))
 
 
 def test_steps_use_other_draws_and_problems_each_time(policy):
@@ -286,4 +363,4 @@ def test_what_cannot_work_is_told_before_the_first_step(policy):
         trainer(policy, replace(REALTIME, encoder="/no/such/folder"))
     with pytest.raises(UserError, match="problems must hold at least one"):
         task, tokenizer, model = policy("chain")
-        Trainer(SMALL, model, tokenizer, task, [])
+        Trainer(SMALL, Policy(model, tokenizer), task, [])

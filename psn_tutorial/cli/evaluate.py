@@ -11,7 +11,7 @@ from psn_tutorial.errors import UserError
 
 def run(words: list[str]) -> int:
     """Sample answers from a policy and tell pass@k and coverage."""
-    from psn_tutorial.config import MeasureConfig
+    from psn_tutorial.config import EvaluationConfig
 
     parser = Parser(
         f"{NAME} evaluate",
@@ -33,10 +33,10 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("--out", metavar="FOLDER", help="record of the evaluation [default: runs/eval-...]")
     parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
-    add_flags(parser, MeasureConfig)
+    add_flags(parser, EvaluationConfig)
     args = parser.parse_args(words)
-    own = _own_measure(args.policy)
-    config = from_flags(MeasureConfig, args, own)
+    own = _own_settings(args.policy)
+    config = from_flags(EvaluationConfig, args, own)
     other = _read_evaluation(args.against) if args.against else None
     from psn_tutorial.jobs.evaluating import evaluate_policy
     from psn_tutorial.jobs.policies import base_of
@@ -58,13 +58,13 @@ def _short_name(policy: str | None) -> str:
     return "-".join(parts[-4:])
 
 
-def _own_measure(policy: str | None) -> Any:
+def _own_settings(policy: str | None) -> Any:
     """How a run evaluates itself: the starting point of --task and the like."""
     if policy is None or not (Path(policy) / "provenance.json").is_file():
         return None
     from psn_tutorial.jobs.records import RunRecord
 
-    return RunRecord.read(policy).settings.measure()
+    return RunRecord.read(policy).settings.evaluation()
 
 
 def _read_evaluation(folder: str) -> Any:

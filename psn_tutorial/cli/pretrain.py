@@ -9,7 +9,7 @@ from psn_tutorial.cli.output import command_line, print_summary, resumable
 
 def run(words: list[str]) -> int:
     """Make a base policy."""
-    from psn_tutorial.jobs.pretraining import BASES, PretrainConfig
+    from psn_tutorial.models.bases import BASES, PretrainConfig
 
     parser = Parser(
         f"{NAME} pretrain",
@@ -39,15 +39,15 @@ evaluated on are never demonstrated.""",
         config = from_flags(PretrainConfig, args, {base.task: base for base in BASES.values()}.get(task))
     from psn_tutorial.jobs.interrupt import Stop
     from psn_tutorial.jobs.policies import require_new
-    from psn_tutorial.jobs.pretraining import BaseJob
+    from psn_tutorial.jobs.pretraining import PretrainingJob
 
     record = Path(args.resume or args.record or f"runs/base-{config.task}")
     out = Path(args.out or f"bases/{config.task if not args.resume else record.name}")
     require_new(out)
     if args.resume:
-        job = BaseJob.resume(record)
+        job = PretrainingJob.resume(record)
     else:
-        job = BaseJob.start(record, config, [NAME, "pretrain", *words])
+        job = PretrainingJob.start(record, config, [NAME, "pretrain", *words])
     with resumable(command_line("pretrain", "--resume", record, "--out", out)), Stop() as stop:
         made = job.make(out, stop, sys.stderr.isatty())
     print_summary(made.last, f"{out} on {made.task}")

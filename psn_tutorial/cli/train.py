@@ -50,15 +50,15 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     from psn_tutorial.jobs.board import Board, summary_writer
     from psn_tutorial.jobs.interrupt import Stop
     from psn_tutorial.jobs.progress import follow
-    from psn_tutorial.jobs.training import Job, export
+    from psn_tutorial.jobs.training import TrainingJob, export
 
     if args.tensorboard:
         summary_writer()
     if args.resume:
         folder = Path(args.resume)
-        job = Job.resume(folder)
+        job = TrainingJob.resume(folder)
     else:
-        job = Job.start(folder, config, [NAME, "train", *words])
+        job = TrainingJob.start(folder, config, [NAME, "train", *words])
     board = Board(job.run.path / "tensorboard", job.trainer.step_number) if args.tensorboard else None
     with resumable(command_line("train", "--resume", folder)), Stop() as stop:
         follow(job, stop, str(folder), sys.stderr.isatty(), lines=True, board=board)
@@ -88,7 +88,7 @@ def _preset_settings(args: argparse.Namespace) -> Any:
 
 
 def _folder_name(config: Any) -> str:
-    kind = f"psn{config.sigma:g}" if config.sigma else "grpo"
-    if config.sampling_temperature not in (None, config.temperature):
+    kind = f"psn{config.sigma:g}" if config.noisy else "grpo"
+    if config.hot:
         kind += f"-hot{config.sampling_temperature:g}"
     return f"runs/{config.task}-{kind}-seed{config.seed}"

@@ -11,27 +11,25 @@ from contextlib import nullcontext
 
 import torch
 from scipy.optimize import brentq
-from torch import Tensor, nn
 
 from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError, check_count, check_positive
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.noise import NoiseConfig
-from psn_tutorial.rollout import sample, spread_draws, stream
+from psn_tutorial.models.policy import Policy, Prompts
+from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.rollout import sample, spread_draws
 
 
 @torch.no_grad()
 def sampler_kl(
-    model: nn.Module,
-    prompts: Tensor,
-    prompt_mask: Tensor,
+    policy: Policy,
+    prompts: Prompts,
     max_tokens: int,
-    end_token: int,
-    pad_token: int,
     noise: NoiseConfig | None = None,
     temperature: float = 1.0,
     draws: int = 16,
     seed: int = 0,
+    ends: bool = True,
 ) -> float:
     """KL(mu || pi) in nats per token: mu is the noisy or hot sampler, pi the clean policy at temperature 1.
 
@@ -40,8 +38,7 @@ def sampler_kl(
     the k1 that a training step logs, far less variance, and no sign but plus.
 
     Args:
-        prompts: [P, Tp] ids padded on the left; ``prompt_mask`` [P, Tp] is False on the padding.
-        max_tokens, end_token, pad_token: as in :func:`psn_tutorial.rollout.sample`.
+        prompts, max_tokens, ends: as in :func:`psn_tutorial.rollout.sample`.
         draws: N; every prompt is answered once under each of the draws 0 .. N - 1 (N times where there is no noise).
         seed: of the sampling; one seed uses the same random numbers for every noise and temperature.
 
@@ -49,20 +46,9 @@ def sampler_kl(
         UserError: no draw, or a temperature that is not above 0.
     """
     check_count("draws", draws)
-    shared = spread_draws(len(prompts), draws, draws, "pooled")
-    rollouts = sample(
-        model,
-        prompts,
-        prompt_mask,
-        draws,
-        max_tokens,
-        end_token,
-        pad_token,
-        stream(seed, "calibrate"),
-        temperature,
-        noise,
-        shared,
-    )
+    model = policy.model
+    shared = spread_draws(len(prompts.ids), draws, draws, "pooled")
+    rollouts = sample(policy, prompts, draws, max_tokens, stream(seed, "calibrate"), temperature, noise, shared, ends)
     order = shared.flatten().argsort(stable=True)  # the rows of each draw together, as the noisy weights want them
     order = order.to(rollouts.tokens.device)
     tokens, mask = rollouts.tokens[order], rollouts.mask[order]

@@ -10,21 +10,19 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast
 
 from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation.results import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.tiny import encode
-from psn_tutorial.rollout import responses, sample, stream
+from psn_tutorial.models.policy import Policy, encode
+from psn_tutorial.noise import stream
+from psn_tutorial.rollout import responses, sample
 from psn_tutorial.tasks.base import Task
 
 
 def evaluate(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
+    policy: Policy,
     task: Task,
     problems: Sequence[Any],
     samples: int = 256,
@@ -36,7 +34,7 @@ def evaluate(
     """Sample ``samples`` answers to every problem and tally them.
 
     Args:
-        model: evaluated as it stands; nothing perturbs it here.
+        policy: evaluated as it stands; nothing perturbs it here.
         samples: answers per problem (n of pass@k); 0: exact probabilities alone, without chance.
         batch: rollouts sampled at once; bounds the memory. Part of the random stream: another
             batch size draws other samples.
@@ -53,48 +51,41 @@ def evaluate(
     if samples == 0:
         if not hasattr(task, "exact_success"):
             raise UserError(f"samples must be >= 1: {task.name} has no exact probabilities, got 0")
-        exact = [exact_success(model, tokenizer, task, problem, temperature) for problem in problems]
+        exact = [exact_success(policy, task, problem, temperature) for problem in problems]
         return [tally(problem, {}, task, p) for problem, p in zip(problems, exact, strict=True)]
     results = []
     together = max(1, batch // samples)
     for start in tqdm(range(0, len(problems), together), "evaluating", disable=not progress, leave=False):
         some, texts = problems[start : start + together], []
-        prompts, mask = encode(tokenizer, [task.prompt(problem) for problem in some])
+        prompts = encode(policy.tokenizer, [task.prompt(problem) for problem in some])
         for first in range(0, samples, batch):  # several only where a single problem has more samples than that
             rollouts = sample(
-                model,
+                policy,
                 prompts,
-                mask,
                 min(batch, samples - first),
                 max(map(task.max_tokens, some)),
-                tokenizer.eos_token_id,
-                tokenizer.pad_token_id,
                 stream(seed, "evaluation", start, *([first] if first else [])),
                 temperature,
             )
-            texts += responses(tokenizer, rollouts)
+            texts += responses(policy.tokenizer, rollouts)
         for i, problem in enumerate(some):
             exact = None
             if hasattr(task, "exact_success"):
                 with suppress(UserError):  # too many accepted answers to list: the samples have to do
-                    exact = exact_success(model, tokenizer, task, problem, temperature)
+                    exact = exact_success(policy, task, problem, temperature)
             results.append(tally(problem, Counter(texts[i * samples : (i + 1) * samples]), task, exact))
     return results
 
 
 @torch.no_grad()
 def text_logps(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
-    prompt: str,
-    completions: Sequence[str],
-    ends: bool,
-    temperature: float = 1.0,
+    policy: Policy, prompt: str, completions: Sequence[str], ends: bool, temperature: float = 1.0
 ) -> list[float]:
     """Natural log of the probability that the policy answers ``prompt`` with each completion.
 
     ``ends``: the end token is part of the answer. Completions must have equally many words.
     """
+    model, tokenizer = policy
     question = tokenizer(prompt)["input_ids"]
     end = [tokenizer.eos_token_id] if ends else []
     answers = torch.tensor([[*tokenizer.convert_tokens_to_ids(text.split(" ")), *end] for text in completions])
@@ -103,10 +94,6 @@ def text_logps(
     return logps.gather(2, ids[:, -answers.shape[1] :, None]).sum((1, 2)).tolist()
 
 
-def exact_success(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, task: Task, problem: Any, temperature: float = 1.0
-) -> float:
+def exact_success(policy: Policy, task: Task, problem: Any, temperature: float = 1.0) -> float:
     """The exact success probability on a problem, for tasks that list their accepted answers (rules, chain)."""
-    return task.exact_success(
-        lambda prompt, texts: text_logps(model, tokenizer, prompt, texts, task.ends, temperature), problem
-    )
+    return task.exact_success(lambda prompt, texts: text_logps(policy, prompt, texts, task.ends, temperature), problem)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from psn_tutorial.config import TASKS, RunConfig
+from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, check_choice, shown
 from psn_tutorial.evaluation.metrics import parse_metric
 from psn_tutorial.settings import from_mapping, to_mapping
-from psn_tutorial.tasks.registry import get_task
+from psn_tutorial.tasks.registry import TASKS, get_task
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from psn_tutorial.config import MeasureConfig
+from psn_tutorial.config import EvaluationConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.experiment import Experiment, experiments_to_json
 from psn_tutorial.experiments.presets import preset
@@ -24,7 +24,7 @@ from psn_tutorial.jobs.evaluating import evaluate_policy, open_or_create
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.progress import follow
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.jobs.training import Job
+from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.runs.files import read_json, write_json
 
 
@@ -74,7 +74,7 @@ def _check_policies(experiments: Mapping[str, Experiment]) -> None:
     """Load what every arm needs once, so that a mistake is found before the first run, not after it."""
     for experiment in experiments.values():
         for arm in experiment.arms:
-            Job(experiment.config(arm, experiment.seeds[0]))
+            TrainingJob(experiment.config(arm, experiment.seeds[0]))
 
 
 def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
@@ -97,14 +97,14 @@ def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
 
 def _measure_base(folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool) -> None:
     config = experiment.config(experiment.reference, experiment.seeds[0])
-    measured = MeasureConfig(**{**vars(config.measure()), "seed": 0})
+    measured = EvaluationConfig(**{**vars(config.evaluation()), "seed": 0})
     evaluate_policy(folder, config, measured, command, show)
 
 
 def _train(folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool) -> bool:
     """Train what is left of one run; False when it was finished before."""
     stop.check()
-    job, begun = Job(config), (folder / "config.json").is_file()
+    job, begun = TrainingJob(config), (folder / "config.json").is_file()
     run = open_or_create(folder, job.settings, command)
     if begun and RunRecord.read(folder).finished:
         return False

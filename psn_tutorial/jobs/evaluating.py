@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from transformers import PreTrainedTokenizerFast
-
-from psn_tutorial.config import MeasureConfig, RunConfig
+from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.evaluation.records import EvaluationRecord
-from psn_tutorial.evaluation.results import ProblemResult
 from psn_tutorial.evaluation.sampling import evaluate
-from psn_tutorial.jobs.policies import check_words, fingerprint, load_policy, starting_policy
+from psn_tutorial.jobs.policies import check_words, fingerprint, policy_and_step, starting_policy
 from psn_tutorial.jobs.problems import held_out_problems
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.models.policy import Policy
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.tasks.base import verdicts
@@ -23,7 +20,7 @@ from psn_tutorial.tasks.base import verdicts
 def evaluate_policy(
     folder: str | Path,
     policy: str | Path | RunConfig,
-    config: MeasureConfig,
+    config: EvaluationConfig,
     command: Sequence[str] | None = None,
     progress: bool = False,
 ) -> EvaluationRecord:
@@ -36,56 +33,34 @@ def evaluate_policy(
     task = get_task(config.task, **config.difficulty)
     problems = held_out_problems(task, config)
     begins = isinstance(policy, RunConfig)
-    model, tokenizer, step = (*starting_policy(policy), 0) if begins else load_policy(policy, config.device)
-    check_policy(tokenizer, task, problems)
-    settings = {**to_mapping(config), "policy_sha256": fingerprint(model)}
+    loaded, step = (starting_policy(policy), 0) if begins else policy_and_step(policy, config.device)
+    check_policy(loaded, task, problems)
+    settings = {**to_mapping(config), "policy_sha256": fingerprint(loaded.model)}
     run = open_or_create(folder, settings, command)
     path = run.path / "eval.json"
     if not path.is_file():
         record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
-        record.steps[step] = measure(model, tokenizer, task, problems, config, progress)
+        record.steps[step] = evaluate(loaded, task, problems, **config.sampling, progress=progress)
         record.write(path)
         run.record_time()
     return EvaluationRecord.read(path)
 
 
-def check_policy(tokenizer: PreTrainedTokenizerFast, task: Task, problems: Sequence[Any]) -> None:
+def check_policy(policy: Policy, task: Task, problems: Sequence[Any]) -> None:
     """Raise UserError, before anything is written, when a policy cannot read the task or nothing can judge it."""
-    check_words(tokenizer, task)
+    check_words(policy.tokenizer, task)
     verdicts(task, [""], problems[:1])
 
 
-def measure(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
-    task: Task,
-    problems: Sequence[Any],
-    config: MeasureConfig,
-    progress: bool,
-) -> list[ProblemResult]:
-    """``evaluate`` with the settings of a MeasureConfig."""
-    return evaluate(
-        model,
-        tokenizer,
-        task,
-        problems,
-        config.samples,
-        config.temperature,
-        config.seed,
-        config.batch,
-        progress,
-    )
-
-
-def open_or_create(folder: str | Path, settings: dict[str, Any], command: Sequence[str] | None = None) -> Run:
+def open_or_create(folder: str | Path, settings: dict[str, Any], command: Sequence[str] | None = None) -> RunFolder:
     """The run in ``folder``, made now or earlier with the very same settings.
 
     Raises UserError naming the first setting in which an existing run differs.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        return Run.create(folder, settings, command)
-    run = Run.open(folder)
+        return RunFolder.create(folder, settings, command)
+    run = RunFolder.open(folder)
     defaults = to_mapping(RunConfig())  # what a setting was before it existed
     for name in dict.fromkeys((*settings, *run.config)):
         old, new = run.config.get(name, defaults.get(name)), settings.get(name)

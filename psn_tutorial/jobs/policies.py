@@ -13,21 +13,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
-from psn_tutorial.config import MeasureConfig, RunConfig
+from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
 from psn_tutorial.models.tiny import load, quiet
 from psn_tutorial.runs.files import in_words, new_folder
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.tasks import Task, get_task
 from psn_tutorial.tasks.registry import LANGUAGE_TASKS
 
 
-def base_of(config: RunConfig | MeasureConfig) -> str | Path:
+def base_of(config: RunConfig | EvaluationConfig) -> str | Path:
     """What a run begins with: the base it names, or the shipped one; of a language task, that of its problems.
 
     Raises UserError when there is none.
@@ -39,15 +40,15 @@ def base_of(config: RunConfig | MeasureConfig) -> str | Path:
     return base_folder(config.task)
 
 
-def starting_policy(config: RunConfig) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The policy that a run with these settings begins with, and its tokenizer.
+def starting_policy(config: RunConfig) -> Policy:
+    """The policy that a run with these settings begins with.
 
     Raises:
         UserError: the base cannot be loaded, or there is none for the task.
     """
     base = base_of(config)
     if not config.lora_rank:
-        return load_policy(base, config.device)[:2]
+        return load_policy(base, config.device)
     settings = QLoRAConfig(
         str(base),
         config.four_bit,
@@ -68,14 +69,19 @@ def device_of(name: str) -> str:
     return name
 
 
-def load_policy(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, PreTrainedTokenizerBase, int]:
+def load_policy(folder: str | Path, device: str = "cpu") -> Policy:
     """Load the clean policy of a checkpoint folder, of a run's newest checkpoint, or a language model by its short
-    name, onto a device of DEVICES; and its step.
+    name, onto a device of DEVICES.
 
     Raises UserError when ``folder`` is none of these, or the run has no checkpoint.
     """
+    return policy_and_step(folder, device)[0]
+
+
+def policy_and_step(folder: str | Path, device: str = "cpu") -> tuple[Policy, int]:
+    """As :func:`load_policy`, with the training step of the checkpoint; 0 of what is no run."""
     if str(folder) in MODELS:
-        return *load_base(QLoRAConfig(str(folder), four_bit=False), device_of(device)), 0
+        return load_base(QLoRAConfig(str(folder), four_bit=False), device_of(device)), 0
     folder = Path(folder)
     if (folder / "adapter_config.json").is_file():
         raise UserError(
@@ -83,17 +89,17 @@ def load_policy(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, Pre
         )
     if not (folder / "provenance.json").is_file():
         model, tokenizer = load(folder)
-        return model.to(device_of(device)), tokenizer, 0
-    run = Run.open(folder)
-    model, tokenizer = starting_policy(replace(settings_of(run.path, run.config), device=device))
+        return Policy(model.to(device_of(device)), tokenizer), 0
+    run = RunFolder.open(folder)
+    policy = starting_policy(replace(settings_of(run.path, run.config), device=device))
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise UserError(f"the run {folder} has no checkpoint yet")
     try:
-        restore_weights(model, checkpoint.tensors["model"])
+        restore_weights(policy.model, checkpoint.tensors["model"])
     except (RuntimeError, KeyError):
         raise UserError(f"the checkpoint in {folder} does not fit its base policy") from None
-    return model, tokenizer, checkpoint.step
+    return policy, checkpoint.step
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, task: Task[Any]) -> None:
@@ -119,7 +125,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_policy(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_policy(policy: Policy, folder: Path) -> None:
     """Write an ordinary checkpoint folder, complete or not at all; what stands there is kept.
 
     Raises UserError when ``folder`` holds anything already, or cannot be written.
@@ -129,8 +135,8 @@ def save_policy(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pa
         folder.parent.mkdir(parents=True, exist_ok=True)
         with quiet(), new_folder(folder.with_name(f".{folder.name}.new")) as new:
             try:
-                model.save_pretrained(new)
-                tokenizer.save_pretrained(new)
+                policy.model.save_pretrained(new)
+                policy.tokenizer.save_pretrained(new)
             except OSError:
                 raise
             except Exception as error:  # safetensors and tokenizers raise types of their own

@@ -8,7 +8,6 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,68 +17,22 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from psn_tutorial.config import TASKS, MeasureConfig, RunConfig
-from psn_tutorial.errors import UserError, check_choice, check_count, check_positive
+from psn_tutorial.config import EvaluationConfig, RunConfig
+from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import require_new, save_policy
 from psn_tutorial.jobs.problems import held_out_problems, training_problems
+from psn_tutorial.models.bases import PretrainConfig
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_text_tokenizer, build_tokenizer
+from psn_tutorial.models.policy import Policy
+from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer
 from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
-from psn_tutorial.runs.folder import Run
-from psn_tutorial.settings import from_mapping, option, to_mapping
+from psn_tutorial.runs.folder import RunFolder
+from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
 from psn_tutorial.tasks.base import Demonstration, Task
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Settings of a base model."""
-
-    task: str = option("countdown", "what to demonstrate", TASKS)
-    difficulty: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
-    )
-    model: TinyConfig = TinyConfig()
-    problems: int = option(20_000, "problems that the demonstrations are drawn from")
-    demonstrations: int = option(100_000, "texts to imitate")
-    steps: int = option(3000, "optimiser steps")
-    batch: int = option(256, "texts per step")
-    lr: float = option(3e-3, "peak learning rate of AdamW; a cosine takes it to 0")
-    warmup: int = option(100, "steps to the peak")
-    seed: int = option(0, "seed of weights, problems and order")
-
-    def __post_init__(self):
-        check_choice("task", self.task, TASKS)
-        for name in ("problems", "demonstrations", "steps", "batch"):
-            check_count(name, getattr(self, name))
-        for name in ("warmup", "seed"):
-            check_count(name, getattr(self, name), low=0)
-        check_positive("lr", self.lr)
-
-
-# The shipped bases. Countdown sees few problems often: a base that has read more solves them all within 256 samples and
-# leaves nothing to explore. The rule base is untied, as the large Qwens are, so that noise can act on the unembedding
-# alone. The language model for worded sums can work an answer out, but more often gives one at once, which is a guess.
-BASES = {
-    "countdown": PretrainConfig("countdown", problems=7000, demonstrations=7000, steps=1500),
-    "rules": PretrainConfig("rules", model=TinyConfig(tied=False), problems=50_000, demonstrations=50_000, steps=2500),
-    "chain": PretrainConfig(
-        "chain", model=TinyConfig(hidden=32, ff=128, tied=False), problems=1, demonstrations=50_000, steps=300
-    ),
-    "sums": PretrainConfig(
-        "math",
-        difficulty={"source": "sums", "completion": 40, "worked": 0.4},
-        model=TinyConfig("qwen2", hidden=128, heads=4, kv_heads=2, ff=384, positions=128),
-        problems=40_000,
-        demonstrations=40_000,
-        steps=1000,
-        batch=64,
-        warmup=50,
-    ),
-}
 
 
 def demonstrations(task: Task, config: PretrainConfig, exclude: list) -> list[tuple[str, Demonstration]]:
@@ -123,15 +76,16 @@ class Pretraining:
         exclude: problems never to demonstrate (what policies are trained and evaluated on).
         run: where records and checkpoints go; None keeps nothing.
 
-    Attributes: ``model`` (trained in place), ``tokenizer``, ``step_number``.
+    Attributes: ``policy``, whose model is trained in place, and ``step_number``.
     """
 
-    def __init__(self, task: Task, config: PretrainConfig, exclude: list | None = None, run: Run | None = None):
+    def __init__(self, task: Task, config: PretrainConfig, exclude: list | None = None, run: RunFolder | None = None):
         self.config, self.run, self.step_number = config, run, 0
         texts = demonstrations(task, config, exclude or [])
-        self.tokenizer = tokenizer_for(task, texts)
-        self.model = build_model(config.model, self.tokenizer, config.seed)
-        self.ids, self.mask = encoded(self.tokenizer, texts)
+        tokenizer = tokenizer_for(task, texts)
+        self.model = build_model(config.model, tokenizer, config.seed)
+        self.policy = Policy(self.model, tokenizer)
+        self.ids, self.mask = encoded(tokenizer, texts)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01)
         self.generator = torch.Generator().manual_seed(config.seed)
 
@@ -181,15 +135,6 @@ class Pretraining:
             self.step_number += 1
 
 
-def pretrain(
-    task: Task, config: PretrainConfig, exclude: list | None = None
-) -> Iterator[tuple[dict[str, float], nn.Module, PreTrainedTokenizerFast]]:
-    """:class:`Pretraining` from beginning to end: yields (record, model, tokenizer) per step."""
-    training = Pretraining(task, config, exclude)
-    for record in training.train():
-        yield record, training.model, training.tokenizer
-
-
 def _schedule(step: int, config: PretrainConfig) -> float:
     """Linear warm-up, then a cosine down to zero: the factor on the peak learning rate."""
     if step <= config.warmup:
@@ -207,31 +152,33 @@ def _loss(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 SAVE_EVERY = 250  # steps between checkpoints
 
 
-class BaseJob:
+class PretrainingJob:
     """The making of a base policy: its run record, and its pre-training."""
 
     def __init__(self, config: PretrainConfig):
         """Make the demonstrations. Raises UserError before anything is written."""
         self.task = get_task(config.task, **config.difficulty)
-        self.measure = MeasureConfig(config.task, config.difficulty)
-        self.held_out = held_out_problems(self.task, self.measure)
-        # Nor what reinforcement learning will train on: a base that knows its answers by heart has
-        # nothing to learn there.
+        self.evaluation = EvaluationConfig(config.task, config.difficulty)
+        self.held_out = held_out_problems(self.task, self.evaluation)
+        # The training problems of reinforcement learning are left out too: a base that has memorised their answers
+        # has nothing to learn from them.
         later = training_problems(self.task, RunConfig(task=config.task, difficulty=config.difficulty))
         self.training = Pretraining(self.task, config, [*later, *self.held_out])
 
     @classmethod
-    def start(cls, folder: str | Path, config: PretrainConfig, command: Sequence[str] | None = None) -> "BaseJob":
+    def start(
+        cls, folder: str | Path, config: PretrainConfig, command: Sequence[str] | None = None
+    ) -> "PretrainingJob":
         """Begin with a new run record in ``folder``."""
         require_new(Path(folder))  # before the demonstrations, which take a while
         job = cls(config)
-        job.training.run = Run.create(folder, to_mapping(config), command)
+        job.training.run = RunFolder.create(folder, to_mapping(config), command)
         return job
 
     @classmethod
-    def resume(cls, folder: str | Path) -> "BaseJob":
+    def resume(cls, folder: str | Path) -> "PretrainingJob":
         """Go on with the run record in ``folder``. Raises UserError when it is finished."""
-        run = Run.open(folder)
+        run = RunFolder.open(folder)
         config = from_mapping(PretrainConfig, run.config, str(run.path / "config.json"))
         if (run.path / "eval.json").is_file():
             raise UserError(f"the base policy of {folder} is finished")
@@ -248,7 +195,7 @@ class BaseJob:
         ``out`` is not new.
         """
         require_new(out)
-        training, measure = self.training, self.measure
+        training, config = self.training, self.evaluation
         total, done = training.config.steps, training.step_number
         with tqdm(
             total=total,
@@ -266,19 +213,10 @@ class BaseJob:
                 if due or stop.asked is not None:
                     training.save()
                 stop.check()
-        made = EvaluationRecord(self.task.name, measure.samples, measure.temperature, measure.seed)
+        made = EvaluationRecord(self.task.name, config.samples, config.temperature, config.seed)
         with stop.at_once():
-            made.steps[total] = evaluate(
-                training.model,
-                training.tokenizer,
-                self.task,
-                self.held_out,
-                measure.samples,
-                measure.temperature,
-                measure.seed,
-                progress=bar,
-            )
-        save_policy(training.model, training.tokenizer, out)
+            made.steps[total] = evaluate(training.policy, self.task, self.held_out, **config.sampling, progress=bar)
+        save_policy(training.policy, out)
         made.write(training.run.path / "eval.json")
         training.run.record_time()
         return made

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from psn_tutorial.config import MeasureConfig, RunConfig
+from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks import Task, load_split
 from psn_tutorial.tasks.files import read_problems
@@ -22,7 +22,7 @@ def training_problems(task: Task, config: RunConfig) -> list[Any]:
     return _generated(task, config.task, "train", exclude=_generated(task, config.task, "eval"))
 
 
-def held_out_problems(task: Task, config: MeasureConfig) -> list[Any]:
+def held_out_problems(task: Task, config: EvaluationConfig) -> list[Any]:
     """The problems to evaluate on: ``eval_file``, else as ``training_problems``."""
     if config.eval_file:
         problems = read_problems(config.eval_file, task)

@@ -9,10 +9,12 @@ from tqdm.auto import tqdm
 
 from psn_tutorial.jobs.board import Board
 from psn_tutorial.jobs.interrupt import Stop
-from psn_tutorial.jobs.training import Job
+from psn_tutorial.jobs.training import TrainingJob
 
 
-def follow(job: Job, stop: Stop, label: str, bar: bool, lines: bool = False, board: Board | None = None) -> None:
+def follow(
+    job: TrainingJob, stop: Stop, label: str, bar: bool, lines: bool = False, board: Board | None = None
+) -> None:
     """Train to the end with a progress bar; or, for a log file, with ten ``lines`` in all. ``board`` shows it too."""
     total, done = job.config.steps, job.trainer.step_number
     every = math.ceil(total / 10)

@@ -8,7 +8,7 @@ from typing import Any
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.records import EvaluationRecord
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import from_mapping
 
 
@@ -25,7 +25,7 @@ class RunRecord:
     @classmethod
     def read(cls, folder: str | Path) -> "RunRecord":
         """Raises UserError when ``folder`` is no run folder, or a file in it is wrong."""
-        run = Run.open(folder)
+        run = RunFolder.open(folder)
         path = run.path / "eval.json"
         evaluations = EvaluationRecord.read(path) if path.is_file() else None
         return cls(run.path, run.config, run.provenance, run.steps(), evaluations)

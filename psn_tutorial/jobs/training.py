@@ -12,18 +12,19 @@ from typing import Any
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.records import EvaluationRecord
-from psn_tutorial.jobs.evaluating import check_policy, measure
+from psn_tutorial.evaluation.sampling import evaluate
+from psn_tutorial.jobs.evaluating import check_policy
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, starting_policy
 from psn_tutorial.jobs.problems import held_out_problems, training_problems
 from psn_tutorial.jobs.records import settings_of
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task
 from psn_tutorial.trainer import Trainer
 
 
-class Job:
+class TrainingJob:
     """A training run with everything it needs. Make it with ``start`` or ``resume``.
 
     Attributes: ``config``, ``run``, ``trainer``, ``record`` (the evaluations so far), ``task`` and
@@ -35,32 +36,32 @@ class Job:
         self.config = config
         self.task = get_task(config.task, **config.difficulty)
         problems = training_problems(self.task, config)
-        self.held_out = held_out_problems(self.task, config.measure())
-        self.model, self.tokenizer = starting_policy(config)
-        check_policy(self.tokenizer, self.task, problems)
-        self.base_sha256 = fingerprint(self.model)
-        self.trainer = Trainer(config, self.model, self.tokenizer, self.task, problems)
+        self.held_out = held_out_problems(self.task, config.evaluation())
+        self.policy = starting_policy(config)
+        check_policy(self.policy, self.task, problems)
+        self.base_sha256 = fingerprint(self.policy.model)
+        self.trainer = Trainer(config, self.policy, self.task, problems)
         self.record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
         self._saved = 0  # the step of the newest checkpoint that did not fall due by itself
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunFolder:
         return self.trainer.run
 
     @classmethod
-    def start(cls, folder: str | Path, config: RunConfig, command: Sequence[str] | None = None) -> "Job":
+    def start(cls, folder: str | Path, config: RunConfig, command: Sequence[str] | None = None) -> "TrainingJob":
         """Begin a run in a new folder. ``command`` is the argument list that asked for it."""
         job = cls(config)
-        job.trainer.run = Run.create(folder, job.settings, command)
+        job.trainer.run = RunFolder.create(folder, job.settings, command)
         return job
 
     @classmethod
-    def resume(cls, folder: str | Path) -> "Job":
+    def resume(cls, folder: str | Path) -> "TrainingJob":
         """Go on with the run in ``folder`` from its newest intact checkpoint.
 
         Raises UserError when it is no training run, or was started from another base policy.
         """
-        run = Run.open(folder)
+        run = RunFolder.open(folder)
         config = settings_of(run.path, run.config)
         job = cls(config)
         if job.base_sha256 != run.config.get("base_sha256"):
@@ -68,7 +69,7 @@ class Job:
         job.go_on(run)
         return job
 
-    def go_on(self, run: Run) -> None:
+    def go_on(self, run: RunFolder) -> None:
         """Take up a run that was begun with these settings. Raises UserError as ``resume``."""
         self.trainer.run = run
         checkpoint = run.resume()
@@ -107,9 +108,8 @@ class Job:
             return
         self._save()
         with stop.at_once():
-            self.record.steps[step] = measure(
-                self.model, self.tokenizer, self.task, self.held_out, self.config.measure(), progress
-            )
+            sampling = self.config.evaluation().sampling
+            self.record.steps[step] = evaluate(self.policy, self.task, self.held_out, **sampling, progress=progress)
         self.record.write(self.run.path / "eval.json")
 
     def _save(self) -> None:
@@ -126,9 +126,9 @@ class Job:
         return EvaluationRecord(record.task, record.samples, record.temperature, record.seed, kept)
 
 
-def export(job: Job) -> Path:
+def export(job: TrainingJob) -> Path:
     """Write the clean policy as an ordinary checkpoint folder, <run>/policy, unless it is there."""
     folder = job.run.path / "policy"
     if not folder.exists():
-        save_policy(job.model, job.tokenizer, folder)
+        save_policy(job.policy, folder)
     return folder

@@ -2,7 +2,7 @@
 
 transformers keeps the weights and the modules; this file only walks them, in the order of the
 architecture, so that sampling and training share one forward pass and pay no framework overhead.
-Every linear layer, norm and embedding is called as the module it is: whatever rides on a module (LoRA,
+Every linear layer, norm and embedding is called as the module it is: whatever is attached to a module (LoRA,
 4-bit weights, the stacked noise of :mod:`psn_tutorial.noise`) takes part.
 
 Reference: transformers' modeling_qwen2.py, modeling_qwen3.py and modeling_llama.py, whose logits a
@@ -167,7 +167,7 @@ def hidden_states(
 
     x = core.model.embed_tokens(ids)
     for i, layer in enumerate(core.model.layers):
-        width = last if i + 1 == count else None  # beyond the last layer, the rest serves nobody
+        width = last if i + 1 == count else None  # the other positions of the last layer are not used
         inputs = (layer, x, *cache.past(i), start, cos, sin, cache.visible, width)
         if recompute and torch.is_grad_enabled():
             x, keys, values = checkpoint(_layer, *inputs, use_reentrant=False)
@@ -250,7 +250,7 @@ def _attend_once(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Ten
 def _attention_mask(visible: Tensor | None, new: int, end: int, device: torch.device) -> Tensor | None:
     """None where plain causal attention will do, else [1 or B, 1, new, end] bool: True may be attended.
 
-    Padded positions see themselves, so that no row of the softmax is empty; nobody reads them.
+    Padded positions see themselves, so that no row of the softmax is empty; their outputs are not used.
     """
     if visible is None and new in (1, end):
         return None

@@ -50,7 +50,7 @@ def sentence_encoder(name: str = "auto") -> SentenceEncoder:
     """The encoder called ``name``:
 
     "auto": all-MiniLM-L6-v2 where this machine has it already, else "bag-of-words"; never uses the network.
-    "bag-of-words": how often each blank-separated word occurs. Fast, and blind to order and to meaning.
+    "bag-of-words": how often each blank-separated word occurs. Fast; ignores order and meaning.
     "countdown", "rules", "chain": the shipped policy of that task, its last hidden states averaged over the text, by
         sentence-transformers' Transformer and Pooling modules.
     a folder: a model that sentence-transformers saved, or any transformers checkpoint, averaged as above.
@@ -96,7 +96,7 @@ def bag_of_words(texts: Sequence[str]) -> Tensor:
 
 def _load(name: str):
     """The sentence-transformers model behind a name that is neither "auto" nor "bag-of-words"."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # loaded on the way; it misses what nobody needs here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported on the way; its warnings do not matter
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from psn_tutorial.choices import COMPUTE_TYPES
 from psn_tutorial.errors import UserError, check_choice, check_count, check_positive
-from psn_tutorial.models import COMPUTE_TYPES
 from psn_tutorial.models.decoder import decoder_of
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.tiny import quiet
 from psn_tutorial.settings import option
 
@@ -59,7 +60,7 @@ class QLoRAConfig:
         check_positive("alpha", self.alpha)
 
 
-def load_qlora(config: QLoRAConfig, device: str = "cpu") -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load_qlora(config: QLoRAConfig, device: str = "cpu") -> Policy:
     """The base of ``config`` with a fresh adapter, in eval mode, and its tokenizer (padding on the left).
 
     Raises:
@@ -67,10 +68,10 @@ def load_qlora(config: QLoRAConfig, device: str = "cpu") -> tuple[nn.Module, Pre
             the extra "qlora" are missing.
     """
     model, tokenizer = load_base(config, device)
-    return adapted(model, config), tokenizer
+    return Policy(adapted(model, config), tokenizer)
 
 
-def load_base(config: QLoRAConfig, device: str = "cpu") -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load_base(config: QLoRAConfig, device: str = "cpu") -> Policy:
     """The frozen base alone. Raises UserError as :func:`load_qlora`."""
     name = MODELS.get(config.base, config.base)
     local = Path(name).is_dir()
@@ -90,7 +91,7 @@ def load_base(config: QLoRAConfig, device: str = "cpu") -> tuple[nn.Module, PreT
     decoder_of(model)  # an unknown architecture is refused before hours are spent on it
     keep_gradients_right_on_cpu(model)
     tokenizer.padding_side = "left"
-    return model.eval().requires_grad_(False), tokenizer
+    return Policy(model.eval().requires_grad_(False), tokenizer)
 
 
 def _nf4(config: QLoRAConfig):

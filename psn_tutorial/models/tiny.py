@@ -6,12 +6,11 @@ checkpoint an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,8 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from psn_tutorial.errors import UserError, check_choice, check_count
-from psn_tutorial.settings import option
+from psn_tutorial.errors import UserError, check_count
+from psn_tutorial.models.bases import TinyConfig
+from psn_tutorial.models.policy import Policy
 
 # The frame that Qwen's chat models were taught; see chat_template in their tokenizer_config.json.
 CHATML = (
@@ -33,42 +33,12 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
-ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
-
-
-@dataclass(frozen=True)
-class TinyConfig:
-    """Sizes of a tiny Qwen. ``tied`` shares the embedding with the unembedding, as the small Qwens do.
-
-    The default is Qwen3: for the type "qwen2" transformers 5 makes AutoTokenizer ignore the tokenizer that a checkpoint
-    brings and use Qwen's own byte-level one, which splits numbers into digits.
-    """
-
-    architecture: str = option("qwen3", "which Qwen", tuple(ARCHITECTURES))
-    hidden: int = option(64, "width of the residual stream")
-    layers: int = option(2, "decoder layers")
-    heads: int = option(4, "attention heads; hidden / heads must be even")
-    kv_heads: int = option(4, "heads of keys and values")
-    ff: int = option(256, "width inside the MLPs")
-    tied: bool = option(True, "one tensor for embedding and unembedding")
-    positions: int = option(64, "longest sequence")
-
-    def __post_init__(self):
-        check_choice("architecture", self.architecture, ARCHITECTURES)
-        for name in ("hidden", "layers", "heads", "kv_heads", "ff", "positions"):
-            check_count(name, getattr(self, name))
-        if self.hidden % self.heads or self.heads % self.kv_heads:
-            raise UserError(
-                "hidden must be a multiple of heads and heads of kv_heads, "
-                f"got {self.hidden}, {self.heads} and {self.kv_heads}"
-            )
-        if self.hidden // self.heads % 2:
-            raise UserError(f"hidden / heads must be even, got {self.hidden} / {self.heads}")
+CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 
 def build_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> nn.Module:
     """A freshly initialised causal language model, the same for the same seed; float32, eval mode."""
-    settings, architecture = ARCHITECTURES[config.architecture]
+    settings, architecture = CLASSES[config.architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture(
@@ -117,7 +87,7 @@ def build_text_tokenizer(texts: Iterable[str], vocabulary: int = 512) -> Qwen2To
     return tokenizer
 
 
-def load(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+def load(folder: str | Path) -> Policy:
     """Load a checkpoint folder: float32 model in eval mode, and its tokenizer.
 
     Raises:
@@ -134,7 +104,7 @@ def load(folder: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"checkpoint {str(folder)!r} cannot be loaded: {reason}") from error
     tokenizer.padding_side = "left"
-    return model.eval(), tokenizer
+    return Policy(model.eval(), tokenizer)
 
 
 @contextmanager
@@ -149,17 +119,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Prompts as ids [P, Tp] padded on the left, and their mask [P, Tp] bool.
-
-    Raises:
-        UserError: a prompt holds a word that a one-token-per-word vocabulary lacks.
-    """
-    batch = tokenizer(list(prompts), padding=True, return_tensors="pt")
-    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-    if bool((ids[mask] == tokenizer.pad_token_id).any()):
-        row = int(((ids == tokenizer.pad_token_id) & mask).any(1).nonzero()[0])
-        raise UserError(f"prompt {prompts[row]!r} holds a word that the tokenizer does not know")
-    return ids, mask

@@ -1,6 +1,6 @@
 """Before hours are spent: two steps of a run, looked at closely. Nothing is written and nothing is kept.
 
-What goes wrong with language models goes wrong in silence: a chat template that was not applied, answers that all end
+Many mistakes with language models raise no error: a chat template that was not applied, answers that all end
 at the limit, groups without contrast, a trainer that reads other log-probs than the sampler drew from, a card that
 is too small. Each is a finding here.
 """
@@ -12,12 +12,13 @@ import torch
 from tqdm import tqdm
 
 from psn_tutorial.config import RunConfig
-from psn_tutorial.jobs.training import Job
+from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.models.decoder import decoder_of
-from psn_tutorial.models.tiny import encode
+from psn_tutorial.models.policy import encode
+from psn_tutorial.noise import stream
 from psn_tutorial.preflight.budget import CARDS, GIB, Load, Shape, fastest_step, memory
 from psn_tutorial.preflight.findings import Finding
-from psn_tutorial.rollout import read_completions, sample, stream
+from psn_tutorial.rollout import read_completions, sample
 from psn_tutorial.trainer import Trainer
 
 # How far the sampler's and the trainer's log-probs of one token may lie apart, in nats: rounding, by type.
@@ -31,7 +32,7 @@ def preflight(config: RunConfig) -> list[Finding]:
     Raises:
         UserError: the run could not even start.
     """
-    job = Job(config)
+    job = TrainingJob(config)
     trainer = job.trainer
     shape, load = Shape.of(decoder_of(trainer.model).config), _load(config, trainer)
     findings = [_template(trainer), _parity(trainer)]
@@ -64,19 +65,10 @@ def _template(trainer: Trainer) -> Finding:
 
 def _parity(trainer: Trainer) -> Finding:
     """The clean policy's own samples, read again: the largest difference of a token's log-prob."""
-    config, tokenizer = trainer.config, trainer.tokenizer
-    prompts, mask = encode(tokenizer, [trainer.task.prompt(trainer.problems[0])])
-    rollouts = sample(
-        trainer.model,
-        prompts,
-        mask,
-        4,
-        min(trainer.max_tokens, 64),
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-        stream(config.seed, "preflight"),
-        config.temperature,
-    )
+    config = trainer.config
+    prompts = encode(trainer.tokenizer, [trainer.task.prompt(trainer.problems[0])])
+    length, generator = min(trainer.max_tokens, 64), stream(config.seed, "preflight")
+    rollouts = sample(trainer.policy, prompts, 4, length, generator, config.temperature)
     with torch.no_grad():
         reading = read_completions(trainer.model, rollouts, torch.arange(4), config.temperature)
     worst = float((reading.logps - rollouts.logps)[rollouts.mask].abs().max())
@@ -109,10 +101,10 @@ def _contrast(record: dict[str, Any]) -> Finding:
 
 
 def _noise(record: dict[str, Any], config: RunConfig) -> list[Finding]:
-    if not config.off_policy:
+    if not (config.noisy or config.hot):
         return []
     value = f"KL {record['kl_k3']:.2g} nats per token, ESS {record['ess']:.2f}, largest ratio {record['max_ratio']:.1f}"
-    if config.sigma:
+    if config.noisy:
         value = f"sigma {config.sigma:g}, {record['sigma_realised']:.2g} realised: {value}"
     if record["ess"] >= 0.1:
         return [Finding("noise", value)]
@@ -127,7 +119,7 @@ def _load(config: RunConfig, trainer: Trainer) -> Load:
         prompt,
         trainer.max_tokens,
         min(config.micro_batch, rollouts),
-        config.draws if config.sigma else 0,
+        config.draws if config.noisy else 0,
         config.lora_rank or 1,
         config.noise_rank,
         bytes=2 if config.compute == "bfloat16" else 4,

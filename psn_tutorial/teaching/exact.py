@@ -84,11 +84,6 @@ def kl(logps: Tensor, other_logps: Tensor) -> Tensor:
     return expectation(logps, (logps - other_logps).sum(-1))
 
 
-def tokens_per_trajectory(logps: Tensor, mask: Tensor) -> Tensor:
-    """The mean length E_p[sum_t mask]; ``kl`` over it is the KL per token that the trainer logs."""
-    return expectation(logps, mask.sum(-1).double())
-
-
 def chi_square(target_logps: Tensor, sampler_logps: Tensor) -> Tensor:
     """chi^2(pi || mu) = E_mu[w^2] - 1 of whole trajectories: the variance of the sequence weights w = pi / mu."""
     return expectation(sampler_logps, (2 * (target_logps - sampler_logps).sum(-1)).exp()) - 1
@@ -97,14 +92,6 @@ def chi_square(target_logps: Tensor, sampler_logps: Tensor) -> Tensor:
 def population_ess(target_logps: Tensor, sampler_logps: Tensor) -> Tensor:
     """1 / (1 + chi^2): what ``importance_weights(...).ess`` at the sequence level tends to as the batch grows."""
     return 1 / (1 + chi_square(target_logps, sampler_logps))
-
-
-def prefix_probabilities(policy: TabularPolicy) -> Tensor:
-    """The probability that a trajectory passes through each prefix, [prefixes]; the empty one has 1."""
-    every, logps = policy.every, policy.logps()
-    before = (logps.cumsum(-1) - logps).exp()  # [B, T] probability of the prefix of token t
-    out = torch.zeros(len(every.texts), dtype=torch.float64)
-    return out.index_put((every.prefixes[every.mask],), before[every.mask])
 
 
 def population_pass_at_k(success: Any, k: Any) -> Any:

@@ -83,6 +83,8 @@ METHOD = _entries(
      "paper, injection sites", "noise:NoiseConfig", "test_noise.py::test_roles_are_those_of_the_modules", "03"),
     ("A draw is a function of seed, number and name", r"\varepsilon = g(\text{seed}, \text{draw}, \text{name})",
      "ours", "noise:gaussian", "test_noise.py::test_draws_are_functions_of_seed_draw_and_name", "10"),
+    ("Every other random choice is a function of seed, purpose and step", r"u = g(\text{seed}, \text{purpose}, k)",
+     "ours", "noise:stream", "test_rollout.py::test_random_streams_differ_by_purpose_and_step", "07"),
     ("What the noise really did, after the cast to the weights' type",
      r"\hat\sigma = \mathrm{rms}(\tilde\theta - \theta)", "ours", "noise:NoiseReceipt",
      "test_noise.py::test_the_receipt_measures_what_was_done", "10"),

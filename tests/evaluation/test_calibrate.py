@@ -7,7 +7,7 @@ import torch
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.calibrate import find_setting, sampler_kl
-from psn_tutorial.models.tiny import encode
+from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.noise import NoiseConfig, perturbed
 from psn_tutorial.teaching.exact import kl
 from psn_tutorial.teaching.tabular import random_policy, trajectories
@@ -15,11 +15,10 @@ from psn_tutorial.teaching.tabular import random_policy, trajectories
 NOISE = NoiseConfig(sigma=0.5, targets="all", relative=True)
 
 
-def measured(policy, prompts, max_tokens, end=None, **options):
+def measured(policy, prompts, max_tokens, **options):
     _, tokenizer, model = policy
-    ids, mask = encode(tokenizer, prompts)
-    end = tokenizer.eos_token_id if end is None else end
-    return sampler_kl(model, ids, mask, max_tokens, end, tokenizer.pad_token_id, **options)
+    asked = encode(tokenizer, prompts)
+    return sampler_kl(Policy(model, tokenizer), asked, max_tokens, **options)
 
 
 @torch.no_grad()
@@ -59,9 +58,10 @@ def test_for_one_token_it_is_exact(policy, options):
 def test_it_is_the_kl_of_the_samplers_own_trajectories(policy, options):
     """Not of the clean policy's: both sums are known, and only one of them is met."""
     chain = policy("chain", scale=20.0, steps=2)
-    end = chain[1].convert_tokens_to_ids("A")  # a token that is often written: many answers stop early
+    chain[1].eos_token = "A"  # a token that is often written: many answers stop early
+    end = chain[1].eos_token_id
     own, other = (exact(chain, ":", 2, end, **options, weigh_by=who) for who in ("mu", "pi"))
-    found = measured(chain, [":"] * 3000, 2, end, **options)
+    found = measured(chain, [":"] * 3000, 2, **options)
     assert abs(found - own) < 0.02 * own < abs(other - own) / 2
 
 

@@ -12,7 +12,7 @@ from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.results import ProblemResult
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.runs.files import write_json
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 
 
@@ -122,7 +122,7 @@ def test_a_wrong_record_is_refused_in_a_sentence(tmp_path, content, sentence):
 
 def a_run(tmp_path, **changes):
     config = RunConfig(task="rules", steps=4, eval_every=2, samples=0, **changes)
-    return Run.create(tmp_path / "run", to_mapping(config) | {"base_sha256": "abc"}), config
+    return RunFolder.create(tmp_path / "run", to_mapping(config) | {"base_sha256": "abc"}), config
 
 
 def test_a_run_is_finished_when_its_steps_and_its_evaluations_are_there(tmp_path):
@@ -156,6 +156,6 @@ def test_another_kind_of_run_is_no_training_run(tmp_path):
         ("eval", {"task": "rules", "policy_sha256": "abc"}, "eval is no training run$"),
         ("new", {"steps": 3, "group": 4, "stepps": 3}, "config.json: unknown field 'stepps'"),
     ):
-        run = Run.create(tmp_path / name, config)
+        run = RunFolder.create(tmp_path / name, config)
         with pytest.raises(UserError, match=sentence):
             _ = RunRecord.read(run.path).settings

@@ -20,7 +20,7 @@ from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
 from psn_tutorial.reporting.tables import conclusions, tables
 from psn_tutorial.runs.files import read_json, write_json
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.trainer import Trainer
 
 NOISE = {"sigma": 1.0, "relative": True, "targets": "head", "draws": 4}
@@ -89,7 +89,7 @@ def test_every_run_is_an_ordinary_run_folder(finished):
     runs = sorted(str(p.parent.relative_to(finished)) for p in finished.rglob("provenance.json"))
     expected = [f"rules/{arm}/seed-{seed}" for arm in ARMS for seed in (0, 3)] + ["rules/base"]
     assert runs == sorted([*expected, "numbers/base", "numbers/grpo/seed-0", "numbers/psn/seed-0"])
-    run = Run.open(finished / "rules/psn/seed-3")
+    run = RunFolder.open(finished / "rules/psn/seed-3")
     assert run.config["sigma"] == 1.0 and run.config["seed"] == 3 and len(run.steps()) == 4
     assert run.provenance["command"] == ["psn-tutorial", "compare", "--some"]
     assert run.latest_checkpoint().step == 4
@@ -134,7 +134,7 @@ def test_the_frontier_path_begins_at_the_base(finished):
 
 
 def test_what_training_met_is_counted_over_all_steps_and_seeds(finished):
-    steps = [r for seed in (0, 3) for r in Run.open(finished / f"rules/psn/seed-{seed}").steps()]
+    steps = [r for seed in (0, 3) for r in RunFolder.open(finished / f"rules/psn/seed-{seed}").steps()]
     met = read_comparison(finished).to_json()["rules"]["training"]["psn"]
     assert met["rollouts"] == 2 * 4 * 16
     assert met["correct"] == sum(round(r["reward"] * 16) for r in steps)
@@ -219,7 +219,7 @@ def test_stopped_anywhere_it_ends_in_the_same_records(finished, tmp_path, monkey
     for path in finished.rglob("eval.json"):
         assert (out / path.relative_to(finished)).read_bytes() == path.read_bytes()
     for run in finished.glob("*/*/seed-*"):
-        one, other = (Run.open(p).latest_checkpoint() for p in (run, out / run.relative_to(finished)))
+        one, other = (RunFolder.open(p).latest_checkpoint() for p in (run, out / run.relative_to(finished)))
         assert one.step == other.step
         assert all(torch.equal(one.tensors["model"][n], t) for n, t in other.tensors["model"].items())
 

@@ -11,12 +11,12 @@ pytest.importorskip("peft")
 
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
-from psn_tutorial.jobs import evaluating  # noqa: E402
-from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, starting_policy  # noqa: E402
+from psn_tutorial.jobs import evaluating, training  # noqa: E402
+from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, policy_and_step, starting_policy  # noqa: E402
 from psn_tutorial.jobs.records import RunRecord  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
-from psn_tutorial.runs.folder import Run  # noqa: E402
+from psn_tutorial.runs.folder import RunFolder  # noqa: E402
 from psn_tutorial.tasks.base import Verdict  # noqa: E402
 from psn_tutorial.tasks.files import write_problems
 from psn_tutorial.tasks.math import Math  # noqa: E402
@@ -80,7 +80,7 @@ def words(language_model):
 
 
 def timeless(folder):
-    return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in Run.open(folder).steps()]
+    return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in RunFolder.open(folder).steps()]
 
 
 def counts(folder):
@@ -95,7 +95,7 @@ def test_train_leaves_an_adapter_that_peft_puts_onto_the_base(psn, words, langua
     assert "run: step 4 of 4, reward 0." in err and "tokens/s" in err
     record = RunRecord.read("run")
     assert record.finished and all(0 < r["reward"] < 1 and r["kl_k3"] > 0 for r in record.steps)
-    policy, tokenizer, step = load_policy("run")
+    (policy, tokenizer), step = policy_and_step("run")
     assert step == 4 and len(four_bit_layers(policy)) == 14
     assert any(p.abs().max() > 0 for name, p in learned_weights(policy).items() if "lora_B" in name)
     base, _ = load_base(QLoRAConfig(str(language_model), compute="float32"))
@@ -127,7 +127,13 @@ def test_a_run_is_evaluated_in_four_bits_and_its_adapter_alone_is_not(psn, words
 def test_arms_of_language_models_are_compared_with_the_base_in_its_four_bits(psn, words, language_model, monkeypatch):
     seen = []
     honest = evaluating.evaluate
-    monkeypatch.setattr(evaluating, "evaluate", lambda model, *rest: seen.append(model) or honest(model, *rest))
+
+    def watched(policy, *rest, **settings):
+        seen.append(policy.model)
+        return honest(policy, *rest, **settings)
+
+    monkeypatch.setattr(evaluating, "evaluate", watched)
+    monkeypatch.setattr(training, "evaluate", watched)
     common = dict(
         base=str(language_model),
         difficulty={"completion": 8},

@@ -9,19 +9,10 @@ from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.policies import save_policy
-from psn_tutorial.jobs.pretraining import (
-    BASES,
-    PretrainConfig,
-    Pretraining,
-    _loss,
-    _schedule,
-    demonstrations,
-    encoded,
-    pretrain,
-    tokenizer_for,
-)
-from psn_tutorial.models.tiny import TinyConfig, build_text_tokenizer, build_tokenizer, load
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.jobs.pretraining import Pretraining, _loss, _schedule, demonstrations, encoded, tokenizer_for
+from psn_tutorial.models.bases import BASES, PretrainConfig, TinyConfig
+from psn_tutorial.models.tiny import build_text_tokenizer, build_tokenizer, load
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Demonstration, get_task
 
@@ -31,7 +22,7 @@ SMALL = PretrainConfig("chain", model=TINY, problems=1, demonstrations=3000, ste
 
 def test_the_base_learns_the_prior_of_its_demonstrations():
     """The chain's demonstrations have an entropy of H(.1) nats a token; no model can do better."""
-    *_, (record, model, tokenizer) = pretrain(get_task("chain"), SMALL)
+    *_, record = Pretraining(get_task("chain"), SMALL).train()
     best = -0.1 * math.log(0.1) - 0.9 * math.log(0.9)
     assert record["step"] == 60
     assert record["loss"] == pytest.approx(best, abs=0.06)
@@ -94,7 +85,7 @@ def test_demonstrations_in_plain_language_are_chat_turns_that_end():
 
 
 def test_the_command_makes_a_language_model_from_its_seed(tmp_path, monkeypatch, capsys):
-    few = lambda model, words, task, problems, *rest, **named: evaluate(model, words, task, problems[:2], samples=1)  # noqa: E731
+    few = lambda policy, task, problems, *rest, **named: evaluate(policy, task, problems[:2], samples=1)  # noqa: E731
     monkeypatch.setattr("psn_tutorial.jobs.pretraining.evaluate", few)
     sizes = "--problems 30 --demonstrations 30 --steps 2 --batch 4 --model-hidden 16 --model-ff 16".split()
     weights = []
@@ -102,7 +93,7 @@ def test_the_command_makes_a_language_model_from_its_seed(tmp_path, monkeypatch,
         places = ["--out", str(tmp_path / name), "--record", str(tmp_path / f"{name}-record")]
         assert main(["pretrain", "--task", "math", *sizes, *places]) == 0, capsys.readouterr().err
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
-        config = Run.open(tmp_path / f"{name}-record").config
+        config = RunFolder.open(tmp_path / f"{name}-record").config
     assert weights[0] == weights[1]
     assert config["difficulty"] == BASES["sums"].difficulty and config["model"]["architecture"] == "qwen2"
     _, tokenizer = load(tmp_path / "one")
@@ -133,10 +124,11 @@ def test_a_task_in_plain_language_is_learned_and_its_checkpoint_loads_with_qwens
         lr=1e-2,
         warmup=5,
     )
-    *_, (record, model, tokenizer) = pretrain(task, config)
+    training = Pretraining(task, config)
+    *_, record = training.train()
     assert record["loss"] < 1  # nats a token, at first log(400) = 6: these few are learned by heart
-    save_policy(model, tokenizer, tmp_path / "base")
-    _, loaded = load(tmp_path / "base")
+    save_policy(training.policy, tmp_path / "base")
+    tokenizer, loaded = training.policy.tokenizer, load(tmp_path / "base").tokenizer
     assert isinstance(loaded, Qwen2Tokenizer)
     prompt = task.prompt(task.generate(0, 1)[0])
     assert loaded(prompt)["input_ids"] == tokenizer(prompt)["input_ids"]
@@ -146,8 +138,9 @@ def test_a_task_in_plain_language_is_learned_and_its_checkpoint_loads_with_qwens
 def test_the_same_seed_gives_the_same_base():
     final = []
     for seed in (0, 0, 1):
-        *_, (_, model, _) = pretrain(get_task("chain"), replace(SMALL, seed=seed, steps=4))
-        final.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        training = Pretraining(get_task("chain"), replace(SMALL, seed=seed, steps=4))
+        list(training.train())
+        final.append(torch.cat([p.detach().flatten() for p in training.model.parameters()]))
     assert torch.equal(final[0], final[1]) and not torch.equal(final[0], final[2])
 
 
@@ -155,13 +148,13 @@ def test_a_resumed_pretraining_is_bitwise_the_uninterrupted_one(tmp_path):
     config, task = replace(SMALL, steps=7), get_task("chain")
     whole = Pretraining(task, config)
     records = list(whole.train())
-    first = Pretraining(task, config, run=Run.create(tmp_path / "run", to_mapping(config)))
+    first = Pretraining(task, config, run=RunFolder.create(tmp_path / "run", to_mapping(config)))
     for record in first.train():
         if record["step"] == 3:
             first.save()
         if record["step"] == 5:
             break
-    run = Run.open(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
     second = Pretraining(task, config, run=run)
     second.restore(run.resume())
     rest = list(second.train())

@@ -9,10 +9,11 @@ pytest.importorskip("peft")
 from psn_tutorial.carriers import change_since, linear_layers  # noqa: E402
 from psn_tutorial.config import TrainConfig  # noqa: E402
 from psn_tutorial.models.bases import base_folder  # noqa: E402
+from psn_tutorial.models.policy import Policy  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, four_bit_layers, load_qlora  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.rollout import completion_logps  # noqa: E402
-from psn_tutorial.runs.folder import Run  # noqa: E402
+from psn_tutorial.runs.folder import RunFolder  # noqa: E402
 from psn_tutorial.tasks import load_split  # noqa: E402
 from psn_tutorial.tasks.base import Verdict  # noqa: E402
 from psn_tutorial.tasks.rules import Rules  # noqa: E402
@@ -32,7 +33,7 @@ def trainer(run=None, **changes):
     settings = {"task": "rules", "prompts": 4, "group": 8, "lr": 1e-3, "sigma": 0.05, "draws": 2, "steps": 4}
     model, tokenizer = load_qlora(QLoRAConfig(str(base_folder("rules")), compute="float32", rank=4))
     config = TrainConfig(**{**settings, **changes})
-    return Trainer(config, model, tokenizer, Parity(), load_split("rules", "train")[:50], run)
+    return Trainer(config, Policy(model, tokenizer), Parity(), load_split("rules", "train")[:50], run)
 
 
 def without_times(record):
@@ -69,10 +70,10 @@ def test_the_clean_policy_is_read_by_the_sampler_and_by_the_trainer_alike():
 def test_a_resumed_run_goes_on_bit_for_bit_from_the_adapter_alone(tmp_path):
     whole = trainer()
     expected = [without_times(record) for record in whole.train()]
-    first = trainer(Run.create(tmp_path / "run", {}), save_every=2)
+    first = trainer(RunFolder.create(tmp_path / "run", {}), save_every=2)
     steps = first.train()
     next(steps), next(steps)
-    checkpoint = Run.open(tmp_path / "run").resume()
+    checkpoint = RunFolder.open(tmp_path / "run").resume()
     assert checkpoint.step == 2
     assert set(checkpoint.tensors["model"]) == set(learned(first))  # no base weight is in it
     second = trainer()
@@ -82,11 +83,11 @@ def test_a_resumed_run_goes_on_bit_for_bit_from_the_adapter_alone(tmp_path):
 
 
 def test_a_checkpoint_of_another_rank_is_refused(tmp_path):
-    made = trainer(Run.create(tmp_path / "run", {}), steps=1)
+    made = trainer(RunFolder.create(tmp_path / "run", {}), steps=1)
     list(made.train())
-    checkpoint = Run.open(tmp_path / "run").resume()
+    checkpoint = RunFolder.open(tmp_path / "run").resume()
     model, tokenizer = load_qlora(QLoRAConfig(str(base_folder("rules")), compute="float32", rank=8))
-    other = Trainer(made.config, model, tokenizer, made.task, made.problems)
+    other = Trainer(made.config, Policy(model, tokenizer), made.task, made.problems)
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.restore(checkpoint)
 

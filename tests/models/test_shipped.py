@@ -5,44 +5,45 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from psn_tutorial.config import MeasureConfig
+from psn_tutorial.config import EvaluationConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.metrics import summarise
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
-from psn_tutorial.jobs.pretraining import BASES
 from psn_tutorial.jobs.problems import held_out_problems
-from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.bases import BASES, base_folder
+from psn_tutorial.models.decoder import forward
+from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base
-from psn_tutorial.models.tiny import encode, load
-from psn_tutorial.rollout import responses, sample, stream
-from psn_tutorial.runs.folder import Run
+from psn_tutorial.models.tiny import load
+from psn_tutorial.noise import stream
+from psn_tutorial.rollout import responses, sample
+from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task, load_split
 from psn_tutorial.tasks.files import DATA
 from psn_tutorial.tasks.questions import last_boxed
 
 
-@pytest.fixture(params=BASES)
-def shipped(request):
-    name, config = request.param, BASES[request.param]
-    model, tokenizer = load(base_folder(name))
-    record = EvaluationRecord.read(DATA / "runs" / f"base-{name}" / "eval.json")
-    return name, get_task(config.task, **config.difficulty), model, tokenizer, record.last
+def recorded_results(name):
+    return EvaluationRecord.read(DATA / "runs" / f"base-{name}" / "eval.json").last
 
 
-def test_its_record_was_made_with_its_settings(shipped):
-    name = shipped[0]
-    assert Run.open(DATA / "runs" / f"base-{name}").config == to_mapping(BASES[name])
+@pytest.mark.parametrize("name", BASES)
+def test_its_record_was_made_with_its_settings(name):
+    assert RunFolder.open(DATA / "runs" / f"base-{name}").config == to_mapping(BASES[name])
 
 
-def test_it_meets_its_recorded_figures(shipped):
-    name, task, model, tokenizer, recorded = shipped
-    problems = held_out_problems(task, MeasureConfig(task.name, BASES[name].difficulty))
+@pytest.mark.parametrize("name", BASES)
+def test_it_meets_its_recorded_figures(name):
+    config, recorded = BASES[name], recorded_results(name)
+    task = get_task(config.task, **config.difficulty)
+    problems = held_out_problems(task, EvaluationConfig(task.name, config.difficulty))
     samples = 8 if name == "sums" else 32  # its answers are longer, and read by math-verify
-    again = evaluate(model, tokenizer, task, problems, samples=samples, seed=1)
+    again = evaluate(load(base_folder(name)), task, problems, samples=samples, seed=1)
     assert [r.problem for r in again] == [r.problem for r in recorded]
     if name in ("countdown", "sums"):  # other samples: the difference has a standard error that the counts tell
         shares = np.array([r.c / r.n for r in recorded])
@@ -52,23 +53,15 @@ def test_it_meets_its_recorded_figures(shipped):
         np.testing.assert_allclose([r.exact for r in again], [r.exact for r in recorded], rtol=1e-2)
 
 
-def test_countdown_leaves_head_room(shipped):
-    name, _, _, _, recorded = shipped
-    if name == "countdown":
-        figures = summarise([recorded], ks=[1, 256])
-        assert 0.05 < figures["pass@1"].value < 0.3 and figures["pass@256"].high < 0.95
+def test_countdown_leaves_head_room():
+    figures = summarise([recorded_results("countdown")], ks=[1, 256])
+    assert 0.05 < figures["pass@1"].value < 0.3 and figures["pass@256"].high < 0.95
 
 
-def test_the_rule_base_has_the_skill_for_every_rule_and_the_preference_for_one(shipped):
+def test_the_rule_base_has_the_skill_for_every_rule_and_the_preference_for_one():
     """Along the all-A and the all-B answer: the rule is chosen by its prior, the value is right whatever the rule."""
-    name, task, model, tokenizer, _ = shipped
-    if name != "rules":
-        return
-    import torch
-
-    from psn_tutorial.models.decoder import forward
-
-    problems = load_split(name, "eval")
+    task, (model, tokenizer) = get_task("rules"), load(base_folder("rules"))
+    problems = load_split("rules", "eval")
     for letter, prior in (("A", 0.9), ("B", 0.1)):
         texts = [f"{task.prompt(p)} {task.completion(letter * 6, p)}" for p in problems]
         ids = torch.tensor(tokenizer(texts)["input_ids"])
@@ -86,9 +79,8 @@ SUMS = get_task("math", **BASES["sums"].difficulty)
 
 def sampled(model, tokenizer, problems, group):
     """The rollouts, their texts, and how many of them are right: read from the box, not by math-verify."""
-    prompts, mask = encode(tokenizer, [SUMS.prompt(problem) for problem in problems])
-    stops = tokenizer.eos_token_id, tokenizer.pad_token_id
-    rollouts = sample(model, prompts, mask, group, SUMS.completion, *stops, stream(0, "test"))
+    prompts = encode(tokenizer, [SUMS.prompt(problem) for problem in problems])
+    rollouts = sample(Policy(model, tokenizer), prompts, group, SUMS.completion, stream(0, "test"))
     texts = responses(tokenizer, rollouts)
     right = [last_boxed(text) == problems[i // group].answer for i, text in enumerate(texts)]
     return rollouts, texts, np.array(right).reshape(len(problems), group)

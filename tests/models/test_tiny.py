@@ -6,8 +6,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.models.bases import TinyConfig
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer, encode, load
+from psn_tutorial.models.tiny import build_model, build_tokenizer, load
 from psn_tutorial.tasks import get_task
 
 
@@ -65,19 +66,6 @@ def test_the_seed_decides_the_weights_and_nothing_else_does():
     assert torch.equal(first, build(0)) and not torch.equal(first, build(1))
     torch.manual_seed(5)
     assert torch.equal(state, torch.random.get_rng_state())  # the caller's stream goes on untouched
-
-
-def test_prompts_are_padded_on_the_left(policy):
-    _, tokenizer, _ = policy()
-    ids, mask = encode(tokenizer, ["1 2 3 :", "4 :"])
-    assert mask.tolist() == [[True] * 5, [False, False, True, True, True]]
-    assert tokenizer.decode(ids[1], skip_special_tokens=True) == "4 :"
-
-
-def test_an_unknown_word_is_named(policy):
-    _, tokenizer, _ = policy()
-    with pytest.raises(UserError, match="prompt '1 banana :' holds a word"):
-        encode(tokenizer, ["1 2 :", "1 banana :"])
 
 
 def test_what_cannot_be_loaded_is_told_in_a_sentence(folder, tmp_path):

@@ -1,10 +1,10 @@
-"""Does each notebook keep the time and the memory that its opening card promises? A plugin of the nbval run.
+"""What each notebook takes, beside what its opening card promises. A plugin of the nbval run.
 
     pytest --nbval -p tests.notebooks.promises notebooks
 
-After a notebook's last cell its kernel is asked for its processor time and its largest memory. A notebook beyond its
-promise fails there; a table at the end shows all of them. Processor time, because a busy machine stretches the clock
-without end, and on a quiet one the two agree: the notebooks use one thread.
+After a notebook's last cell its kernel is asked for its processor time and its largest memory; a table at the end
+shows them all. Processor time, because a busy machine stretches the clock without end. It, too, grows on a slower
+processor or one that is shared, so a notebook fails only beyond ``GROSS`` times its promise: it is then another one.
 """
 
 import re
@@ -14,30 +14,31 @@ from pathlib import Path
 import psutil
 import pytest
 
+GROSS = 5
 UNITS = {"second": 1, "minute": 60, "MB": 1, "GB": 1024}
+TIME = re.compile(r"(?<=\*\*Time\*\* \| )(\d+) (second|minute)s?")
+MEMORY = re.compile(r"(?<=\*\*Memory\*\* \| )(\d+(?:\.\d+)?) (MB|GB)")
 STARTED = pytest.StashKey[float]()
-MEASURED = pytest.StashKey[list[str]]()
 
 
 def promised(card: str) -> tuple[float, float]:
     """Seconds and MB that an opening card states: "| **Time** | 2 minutes ...", "| **Memory** | 1 GB |"."""
-    duration = re.search(r"\*\*Time\*\*[^\d\n]*(\d+) (second|minute)", card)
-    memory = re.search(r"\*\*Memory\*\*[^\d\n]*(\d+(?:\.\d+)?) (MB|GB)", card)
+    duration, memory = TIME.search(card), MEMORY.search(card)
     return int(duration[1]) * UNITS[duration[2]], float(memory[1]) * UNITS[memory[2]]
 
 
-def peak_memory(process: psutil.Process) -> float | None:
-    """The largest resident memory of a process so far, in MB; Linux alone keeps it."""
-    status = Path(f"/proc/{process.pid}/status")
-    if not status.exists():
-        return None
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 1024
+def used(pid: int) -> tuple[float, float | None]:
+    """Seconds of processor time and the largest resident MB of a process so far; only Linux keeps the latter."""
+    times, status = psutil.Process(pid).cpu_times(), Path(f"/proc/{pid}/status")
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return times.user + times.system, int(peak[1]) / 1024 if peak else None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     result = yield
     item.parent.stash.setdefault(STARTED, time.monotonic())
+    item.output_timeout = 300  # seconds for the rest of an output to come in; nbval's 5 fail on a loaded machine
     return result
 
 
@@ -47,17 +48,16 @@ def pytest_runtest_call(item):
     notebook = item.parent
     if item is not last_cell(item.session, notebook):
         return result
-    kernel = psutil.Process(notebook.kernel.km.provisioner.pid)
-    used, peak = sum(kernel.cpu_times()[:2]), peak_memory(kernel)
+    processor, peak = used(notebook.kernel.km.provisioner.pid)
     seconds, megabytes = promised("\n".join(cell.source for cell in notebook.nb.cells[:2]))
     clock = time.monotonic() - notebook.stash[STARTED]
-    shown = "unknown" if peak is None else f"{peak:.0f} MB"
+    shown = "unknown memory" if peak is None else f"{peak:.0f} MB"
     line = (
-        f"{notebook.path.stem}: {used:.0f} s of processor time ({clock:.0f} s by the clock), {shown}; "
+        f"{notebook.path.stem}: {processor:.0f} s of processor time ({clock:.0f} s by the clock), {shown}; "
         f"its card promises {seconds:.0f} s and {megabytes:.0f} MB"
     )
-    item.config.stash.setdefault(MEASURED, []).append(line)
-    assert used <= seconds and (peak is None or peak <= megabytes), line
+    item.user_properties.append(("took", line))  # travels with the report, also from a worker of pytest-xdist
+    assert processor <= GROSS * seconds and (peak or 0) <= GROSS * megabytes, f"more than {GROSS} times: {line}"
     return result
 
 
@@ -65,9 +65,11 @@ def last_cell(session, notebook):
     return [item for item in session.items if item.parent is notebook][-1]
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    lines = config.stash.get(MEASURED, [])
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    lines = {value for name, value in properties if name == "took"}
     if lines:
         terminalreporter.section("what the notebooks took")
-        for line in lines:
+        for line in sorted(lines):
             terminalreporter.write_line(line)

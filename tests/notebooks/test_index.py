@@ -25,7 +25,7 @@ MODULES = (
 )
 # Public too, but not of the method: what these functions are built from, or what holds their results.
 PLUMBING = {
-    "noise": {"role", "select", "share_rows", "wanted"},
+    "noise": {"Tally", "role", "select", "share_rows", "wanted"},
     "schedulers": {"Scheduler", "ScheduleConfig", "make_scheduler"},
     "signals": {"mean_certainty"},
     "evaluation.estimators": {"zero_contrast"},

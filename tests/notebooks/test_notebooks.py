@@ -148,6 +148,35 @@ def test_what_is_not_compared_is_checked(notebook):
             assert any(checks(tree) for tree in parsed[i : i + 2]), cell.source
 
 
+def bare_formats(tree):
+    """Formats that print a measured number as if it were a count (.0f, .0%, .3g), or with one digit (.0e)."""
+    specs = [n.format_spec for n in ast.walk(tree) if isinstance(n, ast.FormattedValue) and n.format_spec]
+    specs = ["".join(part.value for part in spec.values if isinstance(part, ast.Constant)) for spec in specs]
+    found = [spec for spec in specs if re.search(r"\.0[fe%]$|\.1g$", spec) or re.search(r"^[^#]*\.\d+g$", spec)]
+    for call in [n for n in ast.walk(tree) if isinstance(n, ast.Call)]:
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        options = [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]
+        found += ["digits=1"] if name == "digest" and "digits=1" in options else []
+        found += ["round(x)"] if isinstance(call.func, ast.Name) and name == "round" and len(call.args) == 1 else []
+    return found
+
+
+def test_a_measured_number_shows_a_point_and_two_digits(notebook):
+    """What shows no point is compared as a count (outputs.py), and 577.6 is a count on one machine and not on the next.
+
+    Two digits, because one unit in the last of them is allowed.
+    """
+    _, book = notebook
+    for cell, tree in zip(code_cells(book), trees(book), strict=True):
+        assert UNCOMPARED in tags(cell) or not bare_formats(tree), (bare_formats(tree), cell.source)
+
+
+def test_formats_without_a_point_are_noticed():
+    bad = ("f'{x:.0f}'", "f'{x:>8.0%}'", "f'{x:.0e}'", "f'{x:#.1g}'", "f'{x:8.3g}'", "digest(x, digits=1)", "round(x)")
+    good = ("f'{x:.1f}'", "f'{x:+.2%}'", "f'{x:.1e}'", "f'{x:#.2g}'", "f'{x:,}'", "digest(x, digits=2)", "round(x, 2)")
+    assert [len(bare_formats(ast.parse(text))) for text in bad + good] == [1] * len(bad) + [0] * len(good)
+
+
 def test_nothing_of_the_library_is_defined_again(notebook):
     """Except where the notebook builds it, to show that it is the same."""
     _, book = notebook

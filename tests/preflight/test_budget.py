@@ -11,8 +11,10 @@ pytest.importorskip("peft")
 from psn_tutorial.carriers import carried  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.jobs.policies import save_policy  # noqa: E402
+from psn_tutorial.models.bases import TinyConfig
+from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.qlora import MODELS, QLoRAConfig, four_bit_layers, load_base, load_qlora  # noqa: E402
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer  # noqa: E402
+from psn_tutorial.models.tiny import build_model, build_tokenizer  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.preflight.budget import (
     ALL,
@@ -82,7 +84,7 @@ def test_backward_keeps_no_more_than_is_said_and_not_much_less(architecture, rec
     """Every tensor that autograd holds between forward and backward, weights left out."""
     tokenizer = build_tokenizer([str(number) for number in range(61)])
     sizes = TinyConfig(architecture, hidden=256, layers=4, heads=4, kv_heads=2, ff=768, positions=256)
-    save_policy(build_model(sizes, tokenizer), tokenizer, tmp_path / "base")
+    save_policy(Policy(build_model(sizes, tokenizer), tokenizer), tmp_path / "base")
     model, _ = load_qlora(QLoRAConfig(str(tmp_path / "base")))
     rows, prompt, completion = 2, 4, 96
     words = torch.randint(3, 64, (1, prompt)).repeat(rows, 1), torch.randint(3, 64, (rows, completion))

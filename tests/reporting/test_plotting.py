@@ -308,12 +308,18 @@ def test_numbers_are_plain():
 def test_digest_is_a_rounded_table():
     numbers = {"GRPO": {"step": [1, 100], "mean": [0.12345, -1e-7], "seeds": [[0.5, -0.0]]}, "n": 3}
     assert plotting.digest(numbers) == (
-        "GRPO, step          1    100\n"
-        "GRPO, mean      0.123 -1e-07\n"
-        "GRPO, seeds 0     0.5      0\n"
-        "n                   3"
+        "GRPO, step             1       100\n"
+        "GRPO, mean         0.123 -1.00e-07\n"
+        "GRPO, seeds 0      0.500         0\n"
+        "n                      3"
     )
     assert "0.12 " in plotting.digest(numbers, digits=2)
+
+
+def test_digest_tells_what_was_measured_from_what_was_counted():
+    measured = {"x": [1.0, 12.0, 12.34, 1234.0, 9.96, float("nan"), None, "a"]}
+    assert plotting.digest(measured, digits=2).split()[1:] == "1.0 12.0 12.3 1234.0 10.0 nan None a".split()
+    assert plotting.digest({"x": [0.0, 0, 12, 1234]}, digits=2).split()[1:] == "0 0 12 1234".split()
 
 
 def test_digest_thins_long_lists_and_keeps_both_ends():

@@ -1,7 +1,6 @@
 """The page: one file, nothing from outside, every figure from the records, and nothing left unsaid."""
 
 import base64
-import html
 import re
 import shutil
 from dataclasses import replace
@@ -119,7 +118,7 @@ def test_every_finding_and_every_cell_is_on_the_page(folder, page):
 def test_text_is_text(folder, page):
     """A question with markup in it is shown, not obeyed."""
     assert EVIL in page.text
-    assert html.escape(EVIL) in (folder / "report.html").read_text()
+    assert "<script>alert" not in (folder / "report.html").read_text()
 
 
 def test_it_says_where_it_comes_from(folder, page):

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import psn_tutorial
+from psn_tutorial.errors import UserError
 from psn_tutorial.runs import checkpoints, files
 from psn_tutorial.runs import provenance as provenance_module
 from psn_tutorial.runs.checkpoints import pack_optimizer, unpack_optimizer
-from psn_tutorial.errors import UserError
 from psn_tutorial.runs.files import read_json, write_json
-from psn_tutorial.runs.folder import DamagedCheckpointWarning, Run
+from psn_tutorial.runs.folder import DamagedCheckpointWarning, RunFolder
 
 HERE = Path(__file__).parent
 
@@ -43,11 +43,11 @@ def assert_is_checkpoint(found, step: int) -> None:
         assert all(torch.equal(found.tensors[name][key], group[key]) for key in group)
 
 
-def save(run: Run, step: int, **options) -> Path:
+def save(run: RunFolder, step: int, **options) -> Path:
     return run.save_checkpoint(step, tensors_of(step), {"sigma": 0.1 * step}, **options)
 
 
-def train(run: Run, first: int, last: int, every: int = 2) -> None:
+def train(run: RunFolder, first: int, last: int, every: int = 2) -> None:
     for step in range(first, last + 1):
         run.log({"step": step, "reward": step / 7})
         if step % every == 0:
@@ -55,8 +55,8 @@ def train(run: Run, first: int, last: int, every: int = 2) -> None:
 
 
 @pytest.fixture
-def run(tmp_path) -> Run:
-    return Run.create(tmp_path / "run", {"seed": 1})
+def run(tmp_path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", {"seed": 1})
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def everything_in(folder: Path) -> dict[str, bytes | None]:
 
 
 def test_create_then_open(tmp_path, no_warnings):
-    made = Run.create(tmp_path / "deep" / "run", {"seed": 1, "sigma": 0.1}, ["psn-tutorial", "x"])
+    made = RunFolder.create(tmp_path / "deep" / "run", {"seed": 1, "sigma": 0.1}, ["psn-tutorial", "x"])
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["run"]
     names = ["checkpoints", "config.json", "provenance.json", "steps.jsonl"]
     assert sorted(path.name for path in made.path.iterdir()) == names
-    again = Run.open(tmp_path / "deep" / "run")
+    again = RunFolder.open(tmp_path / "deep" / "run")
     assert again.config == made.config == {"seed": 1, "sigma": 0.1}
     assert again.provenance == made.provenance
     assert again.steps() == [] and again.latest_checkpoint() is None
@@ -89,7 +89,7 @@ def test_create_then_open(tmp_path, no_warnings):
 
 def test_create_takes_an_empty_folder_and_ordinary_permissions(tmp_path):
     (tmp_path / "run").mkdir()
-    run = Run.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", {})
     mask = os.umask(0)
     os.umask(mask)
     save(run, 1)
@@ -101,34 +101,34 @@ def test_an_existing_run_is_never_touched(run):
     train(run, 1, 2)
     before = everything_in(run.path)
     with pytest.raises(UserError, match=r"already exists and is not empty; .*--resume"):
-        Run.create(run.path, {"seed": 2})
+        RunFolder.create(run.path, {"seed": 2})
     assert everything_in(run.path) == before
 
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(UserError, match="a file of that name exists"):
-        Run.create(tmp_path / "run", {})
+        RunFolder.create(tmp_path / "run", {})
     with pytest.raises(UserError, match="cannot write the run folder"):
-        Run.create(tmp_path / "run" / "inner", {})
+        RunFolder.create(tmp_path / "run" / "inner", {})
     assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_open_refuses_what_is_no_run(tmp_path, run):
     with pytest.raises(UserError, match="there is no run folder"):
-        Run.open(tmp_path / "nowhere")
+        RunFolder.open(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is not a run folder: it has no config.json"):
-        Run.open(tmp_path)
+        RunFolder.open(tmp_path)
     (run.path / "config.json").write_text("[1]")
     with pytest.raises(UserError, match="config.json must hold a JSON object"):
-        Run.open(run.path)
+        RunFolder.open(run.path)
     (run.path / "config.json").write_text('{"seed": 1,\n')
     with pytest.raises(UserError, match="config.json, line 2: not valid JSON"):
-        Run.open(run.path)
+        RunFolder.open(run.path)
     (run.path / "provenance.json").unlink()
     (run.path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="it has no provenance.json"):
-        Run.open(run.path)
+        RunFolder.open(run.path)
 
 
 def test_a_create_that_was_killed_leaves_no_run_and_is_no_obstacle(tmp_path, monkeypatch):
@@ -140,11 +140,11 @@ def test_a_create_that_was_killed_leaves_no_run_and_is_no_obstacle(tmp_path, mon
 
     monkeypatch.setattr(os, "rename", stop)
     with pytest.raises(Killed):
-        Run.create(tmp_path / "run", {})
+        RunFolder.create(tmp_path / "run", {})
     assert not (tmp_path / "run").exists()
     monkeypatch.undo()
     (tmp_path / ".run.new" / "checkpoints").mkdir(parents=True)
-    assert Run.create(tmp_path / "run", {}).steps() == []
+    assert RunFolder.create(tmp_path / "run", {}).steps() == []
     assert not (tmp_path / ".run.new").exists()
 
 
@@ -201,7 +201,7 @@ def test_a_half_written_last_line_is_dropped(run, tail):
     path = run.path / "steps.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
-    again = Run.open(run.path)
+    again = RunFolder.open(run.path)
     assert [record["step"] for record in again.steps()] == [1, 2]
     assert again.resume().step == 2
     assert path.read_bytes() == whole
@@ -211,7 +211,7 @@ def test_logging_after_a_half_line_does_not_glue_two_records(run):
     run.log({"step": 1})
     with open(run.path / "steps.jsonl", "ab") as file:
         file.write(b'{"step": 2, "re')
-    again = Run.open(run.path)
+    again = RunFolder.open(run.path)
     again.log({"step": 2})
     assert again.steps() == [{"step": 1}, {"step": 2}]
 
@@ -232,7 +232,7 @@ def test_a_lost_log_is_named(run):
     save(run, 1)
     (run.path / "steps.jsonl").unlink()
     with pytest.raises(UserError, match="steps.jsonl is missing"):
-        Run.open(run.path).resume()
+        RunFolder.open(run.path).resume()
 
 
 # Checkpoints
@@ -312,7 +312,7 @@ def test_foreign_files_are_neither_read_nor_removed(run, no_warnings):
     foreign = everything_in(folder)
     train(run, 1, 6)
     (folder / "step-000006" / "notes.txt").write_text("mine")
-    assert_is_checkpoint(Run.open(run.path).resume(), 6)
+    assert_is_checkpoint(RunFolder.open(run.path).resume(), 6)
     after = everything_in(folder)
     assert foreign.items() <= after.items()
     assert after["step-000006/notes.txt"] == b"mine"
@@ -328,10 +328,10 @@ def test_a_newer_format_is_said_and_not_passed_over(run, monkeypatch):
     assert (run.path / "checkpoints" / "step-000002").is_dir()
 
 
-def damage_is_noticed(run: Run) -> None:
+def damage_is_noticed(run: RunFolder) -> None:
     """The newest of the checkpoints 2 and 4 is damaged: 2 is used, one sentence names 4."""
     with pytest.warns(DamagedCheckpointWarning) as caught:
-        found = Run.open(run.path).latest_checkpoint()
+        found = RunFolder.open(run.path).latest_checkpoint()
     assert_is_checkpoint(found, 2)
     assert len(caught) == 1
     sentence = str(caught[0].message)
@@ -339,12 +339,10 @@ def damage_is_noticed(run: Run) -> None:
     assert sentence.endswith("; step 2 is used") and "\n" not in sentence
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_changed_bit_or_cut_is_noticed(tmp_path_factory, data):
-    run = Run.create(tmp_path_factory.mktemp("runs") / "run", {})
+    run = RunFolder.create(tmp_path_factory.mktemp("runs") / "run", {})
     train(run, 1, 4)
     folder = run.path / "checkpoints" / "step-000004"
     name = data.draw(st.sampled_from(["model.safetensors", "optimizer.safetensors", "state.json"]))
@@ -358,7 +356,7 @@ def test_any_changed_bit_or_cut_is_noticed(tmp_path_factory, data):
     if name == "state.json" and json_means_the_same(content):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert_is_checkpoint(Run.open(run.path).latest_checkpoint(), 4)
+            assert_is_checkpoint(RunFolder.open(run.path).latest_checkpoint(), 4)
     else:
         damage_is_noticed(run)
 
@@ -411,21 +409,21 @@ def test_resume_after_damage_takes_the_lost_steps_again(run):
     train(run, 1, 5)
     model = run.path / "checkpoints" / "step-000004" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:100])
-    again = Run.open(run.path)
+    again = RunFolder.open(run.path)
     with pytest.warns(DamagedCheckpointWarning, match=r"has 100 bytes instead of \d+"):
         assert again.resume().step == 2
     assert [record["step"] for record in again.steps()] == [1, 2]
     train(again, 3, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert_is_checkpoint(Run.open(run.path).resume(), 4)
+        assert_is_checkpoint(RunFolder.open(run.path).resume(), 4)
     assert [record["step"] for record in again.steps()] == [1, 2, 3, 4]
 
 
 def test_resume_with_nothing_left_starts_from_the_beginning(run):
     train(run, 1, 3)
     (run.path / "checkpoints" / "step-000002" / "state.json").unlink()
-    again = Run.open(run.path)
+    again = RunFolder.open(run.path)
     with pytest.warns(DamagedCheckpointWarning, match="; no earlier one is left$"):
         assert again.resume() is None
     assert again.steps() == [] and list((run.path / "checkpoints").iterdir()) == []
@@ -434,7 +432,7 @@ def test_resume_with_nothing_left_starts_from_the_beginning(run):
 def test_resume_writes_down_where_and_adds_the_time(run):
     train(run, 1, 3)
     seconds = read_json(run.path / "provenance.json")["wall_seconds"]
-    again = Run.open(run.path)
+    again = RunFolder.open(run.path)
     again._clock -= 100.0
     again.resume()
     facts = read_json(run.path / "provenance.json")
@@ -527,8 +525,7 @@ def test_a_full_disk_costs_only_the_new_checkpoint(run, monkeypatch, allowed):
             save(run, 6)
     folder = run.path / "checkpoints" / "step-000006"
     assert str(error.value) == (
-        f"cannot write the checkpoint {folder}: the disk is full; "
-        f"the checkpoints before it are kept"
+        f"cannot write the checkpoint {folder}: the disk is full; the checkpoints before it are kept"
     )
     assert everything_in(run.path) == before  # the half-written one gives its space back
     save(run, 6)
@@ -561,7 +558,7 @@ def test_a_full_disk_makes_no_half_run(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         FullDisk(patched, 10)
         with pytest.raises(UserError, match="cannot write the run folder .*: the disk is full"):
-            Run.create(tmp_path / "run", {"seed": 1})
+            RunFolder.create(tmp_path / "run", {"seed": 1})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -595,13 +592,13 @@ KILLED_RUNS = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_folder import Run, assert_is_checkpoint, save
+from test_folder import RunFolder, assert_is_checkpoint, save
 
 warnings.simplefilter("error")  # a kill must never leave a damaged checkpoint
-path, chance, end = Path(sys.argv[1]), random.Random(5), time.monotonic() + float(sys.argv[3])
+path, chance, rounds = Path(sys.argv[1]), random.Random(5), int(sys.argv[3])
 
 def write_until_killed(done):
-    run = Run.open(path) if path.exists() else Run.create(path, {"seed": 1})
+    run = RunFolder.open(path) if path.exists() else RunFolder.create(path, {"seed": 1})
     checkpoint = run.resume()
     step = checkpoint.step if checkpoint else 0
     while True:
@@ -613,8 +610,8 @@ def write_until_killed(done):
         if step % 10 == 0:
             save(run, step)  # the same step again: Ctrl-C just after a checkpoint
 
-rounds, highest = 0, 0
-while time.monotonic() < end:
+highest = 0
+for _ in range(rounds):
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -624,17 +621,16 @@ while time.monotonic() < end:
             print(repr(error), flush=True)
         os._exit(1)
     os.close(write_end)
-    time.sleep(chance.uniform(0.0, 0.12))
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer failed by itself"
     with os.fdopen(read_end) as pipe:
-        promised = max([int(line) for line in pipe], default=0)
-    highest = max(highest, promised)
-    rounds += 1
+        promised = [pipe.readline() for _ in range(chance.randrange(4))]  # as far as it gets, however slow the machine
+        time.sleep(chance.uniform(0.0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer failed by itself"
+        highest = max([highest, *map(int, promised), *map(int, pipe)])
     if not path.exists():
         assert highest == 0
         continue
-    run = Run.open(path)
+    run = RunFolder.open(path)
     found = run.latest_checkpoint()
     assert (found.step if found else 0) >= highest, "a checkpoint that was promised is gone"
     steps = [record["step"] for record in run.steps()]
@@ -645,18 +641,17 @@ while time.monotonic() < end:
 names = sorted(item.name for item in path.parent.iterdir())
 assert names in ([path.name], [f".{path.name}.new", path.name]), names
 assert len(list((path / "checkpoints").iterdir())) <= 6  # nothing piles up
-print(rounds, highest)
+print(highest)
 """
 
 
 def test_sigkill_at_random_moments(tmp_path):
     """A writer is killed again and again; each time the folder holds all that was promised."""
-    command = [sys.executable, "-c", KILLED_RUNS, str(tmp_path / "run"), str(HERE), "4"]
+    command = [sys.executable, "-c", KILLED_RUNS, str(tmp_path / "run"), str(HERE), "40"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    rounds, highest = map(int, done.stdout.split()[-2:])
-    assert rounds >= 10 and highest >= 10
+    assert int(done.stdout.split()[-1]) >= 40  # it came on from life to life
 
 
 CALLS = ["write", "fsync", "rename", "replace", "truncate", "mkdir", "unlink", "rmdir"]
@@ -671,7 +666,7 @@ def test_death_at_every_system_call(run, name):
         child = os.fork()
         if child == 0:
             die_at_call(name, call)
-            again = Run.open(run.path)
+            again = RunFolder.open(run.path)
             checkpoint = again.resume()
             step = checkpoint.step if checkpoint else 0
             train(again, step + 1, step + 2)
@@ -682,7 +677,7 @@ def test_death_at_every_system_call(run, name):
         assert code in (0, 9)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            after = Run.open(run.path)
+            after = RunFolder.open(run.path)
             found = after.latest_checkpoint()
             steps = [record["step"] for record in after.steps()]
         assert steps == list(range(1, len(steps) + 1))
@@ -718,8 +713,7 @@ class Net(torch.nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         weights = {
-            name: torch.nn.Parameter(torch.randn(5, 5, generator=generator))
-            for name in ("first", "second", "third")
+            name: torch.nn.Parameter(torch.randn(5, 5, generator=generator)) for name in ("first", "second", "third")
         }
         for name in names:  # the order of registration, not the values, follows ``names``
             self.register_parameter(name, weights[name])

@@ -106,7 +106,7 @@ def processes(verifier):
 
 
 def gone(process):
-    for _ in range(200):
+    for _ in range(2000):
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             return True
         time.sleep(0.05)
@@ -224,14 +224,14 @@ acts = {
 }
 verifier_worker.judge = lambda response, gold: acts[response]() or (True, "")
 for act in ("eat", "nothing", "spin", "sleep", "exit"):
-    judge = verifier_worker.Judge(0.05, 1024, sys.stderr)
+    judge = verifier_worker.Judge(0.2, 1024, sys.stderr)
     print(judge.ask(f'["{act}", ""]'.encode()).decode())
 """
 
 
 def test_memory_processor_time_waiting_and_a_crash_all_end_in_a_verdict():
-    done = subprocess.run([sys.executable, "-c", JUDGE], capture_output=True, text=True, timeout=60)
-    late = '[false, "no verdict within 0.05 s of processor time"]'
+    done = subprocess.run([sys.executable, "-c", JUDGE], capture_output=True, text=True, timeout=600)
+    late = '[false, "no verdict within 0.2 s of processor time"]'
     assert done.stdout.splitlines() == [
         '[false, "math-verify failed: MemoryError"]',
         '[true, ""]',
@@ -291,7 +291,7 @@ print(*[worker.process.pid for worker in v._idle.queue if worker])
 
 
 def test_a_script_without_a_main_guard_a_fork_and_no_process_left_behind():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=600)
     assert done.stderr == ""
     first, pids = done.stdout.splitlines()
     assert first == "[True] 0 True" and pids
@@ -301,7 +301,7 @@ def test_a_script_without_a_main_guard_a_fork_and_no_process_left_behind():
 
 def test_a_killed_caller_leaves_no_process_behind():
     code = SCRIPT.replace("child = os.fork()", "print(v._idle.queue[-1].process.pid, flush=True); os.abort()")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == -signal.SIGABRT
     pid = int(done.stdout)
     assert not psutil.pid_exists(pid) or gone(psutil.Process(pid))
@@ -329,7 +329,7 @@ for _ in range(2):
 
 def test_ctrl_c_is_for_the_caller_alone():
     done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=60, start_new_session=True
+        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=600, start_new_session=True
     )
     first, second = done.stdout.splitlines()
     assert first == second and first.startswith("True ")
@@ -486,7 +486,7 @@ def test_what_is_compiled_for_an_answer_that_holds_code_is_arithmetic():
     forms = (r"{}", r"\boxed{{{}}}", "The answer is {}", "answer: 1 + {}", "final answer is ${}$", "3 + 4 * ({})")
     answers = [form.format(code) for form in forms for code in CODE] + ["answer: (1 + 2) * 3^2 / 4"]
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED], input=json.dumps(answers), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WATCHED], input=json.dumps(answers), capture_output=True, text=True, timeout=600
     )
     compiled = json.loads(done.stdout)
     assert "not arithmetic" in compiled  # math-verify itself has the guarded parser

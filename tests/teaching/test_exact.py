@@ -33,8 +33,6 @@ def test_expectations_are_those_of_the_listed_probabilities():
     assert exact.probabilities(PI.logps()).detach().numpy() == pytest.approx(p, rel=1e-12)
     f = some_values()
     assert exact.expectation(PI.logps(), f).item() == pytest.approx(float(p @ f.numpy()), rel=1e-12)
-    lengths = EVERY.mask.sum(1).numpy()
-    assert exact.tokens_per_trajectory(PI.logps(), EVERY.mask).item() == pytest.approx(p @ lengths, rel=1e-12)
 
 
 def test_the_value_gradient_is_the_slope_of_the_value():
@@ -88,19 +86,6 @@ def test_distances_by_their_definitions():
     assert exact.chi_square(PI.logps(), MU.logps()).item() == pytest.approx(chi_square, rel=1e-10)
     assert exact.population_ess(PI.logps(), MU.logps()).item() == pytest.approx(1 / (1 + chi_square), rel=1e-10)
     assert exact.population_ess(PI.logps(), PI.logps()).item() == pytest.approx(1, rel=1e-12)
-
-
-def test_prefix_probabilities_are_those_of_all_that_pass_through():
-    p = exact.probabilities(PI.logps())
-    through = exact.prefix_probabilities(PI)
-    for number, text in enumerate(EVERY.texts):
-        rows = [
-            r
-            for r in range(len(EVERY))
-            if EVERY.mask[r].sum() > len(text) and EVERY.tokens[r, : len(text)].tolist() == list(text)
-        ]
-        assert through[number].item() == pytest.approx(p[rows].sum().item(), rel=1e-12), text
-    assert through[0] == 1
 
 
 @settings(max_examples=50, deadline=None)
