@@ -1,7 +1,7 @@
 """What an experiment is: one task, one base policy, and several arms trained from it.
 
 An arm is a label and the settings in which it differs from what all arms share. Experiments are
-data: they are written to comparison.json, and read from a file of the reader's own.
+data: a comparison writes them to comparison.json, and can read them from such a file.
 """
 
 import re
