@@ -37,7 +37,7 @@ def test_tally_counts_solutions_by_what_the_verifier_calls_them():
 
 
 def test_tally_leaves_coverage_open_where_solutions_cannot_be_listed():
-    class Unlistable:
+    class Unlistable(Countdown):
         def prompt(self, problem):
             return "?"
 
