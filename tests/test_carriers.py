@@ -1,5 +1,7 @@
 """Noise beside the weights: the same noise, nothing left behind, each row its own draw."""
 
+from dataclasses import astuple, replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from psn_tutorial.carriers import carried, carrier_of, change_since, linear_laye
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, dequantised, load_base, load_qlora  # noqa: E402
-from psn_tutorial.noise import NoiseConfig, perturbed, stacked  # noqa: E402
+from psn_tutorial.noise import NoiseConfig, gaussian, perturbed, stacked  # noqa: E402
 
 IDS = torch.randint(3, 40, (6, 7), generator=torch.Generator().manual_seed(0))
 BESIDE = pytest.mark.parametrize("carrier", ["dense", "lowrank"])
@@ -41,11 +43,13 @@ def effective(layer):
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_no_noise_is_bitwise_the_clean_model(checkpoint, carrier, compute):
     model, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute=compute))
-    clean = logits(model)
+    clean, layer = logits(model), linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
+    matrix = effective(layer)  # float32, whatever the layer computes in
     for draws in ([0], [0, 1, 2]):
         with carried(model, NoiseConfig(0.0, carrier=carrier), draws) as receipt:
             if len(draws) == 1 or carrier == "lowrank":
                 assert torch.equal(logits(model), clean)
+                assert len(draws) > 1 or torch.equal(effective(layer), matrix)
             else:  # one batched product instead of several plain ones may round otherwise
                 torch.testing.assert_close(logits(model), clean, atol=2e-2, rtol=1e-3)
         assert receipt.realised_sigma == receipt.norm == 0
@@ -80,6 +84,24 @@ def test_the_dense_carrier_is_the_noise_of_the_bare_model(checkpoint):
         assert receipt.realised_sigma == pytest.approx(expected.realised_sigma, rel=1e-4)
         assert receipt.requested_sigma == pytest.approx(expected.requested_sigma, rel=1e-4)
         assert receipt.norm == pytest.approx(expected.norm, rel=1e-4) and receipt.entries == expected.entries
+
+
+def test_the_dense_carrier_rounds_its_noise_as_bf16_weights_do(checkpoint):
+    config, noise = QLoRAConfig(str(checkpoint())), NoiseConfig(0.005, "mlp", relative=True, carrier="dense")
+    with perturbed(dequantised(load_base(config)[0]), noise, draw=5) as expected:
+        pass
+    with carried(load_qlora(config)[0], noise, [5]) as receipt:
+        pass
+    assert astuple(receipt)[1:] == pytest.approx(astuple(expected)[1:]) and receipt.names == expected.names
+    assert 0.1 < receipt.unchanged_fraction < 0.9
+
+
+def test_an_exception_halfway_leaves_nothing_behind(model, monkeypatch):
+    several = [gaussian] * 3  # each low-rank layer takes two
+    monkeypatch.setattr("psn_tutorial.carriers.gaussian", lambda *arguments: several.pop()(*arguments))
+    with pytest.raises(IndexError), carried(model, NoiseConfig(0.1), [0]):
+        pass
+    assert not any("forward" in vars(layer) for layer in linear_layers(model, "all").values())
 
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
@@ -177,14 +199,21 @@ def test_auto_takes_the_carrier_that_the_model_allows(model, policy):
         assert not torch.equal(plain.model.layers[0].mlp.up_proj.weight, before)
 
 
-def test_the_carrier_weights_is_perturbed_for_one_draw_and_stacked_for_several(policy):
-    _, tokenizer, plain = policy()
-    noise, ids = NoiseConfig(0.1, seed=3), IDS % len(tokenizer)
+def test_weights_and_dense_are_perturbed_for_one_draw_and_stacked_for_several(policy):
+    _, tokenizer, plain = policy(sizes={"architecture": "qwen2"})
+    with torch.no_grad():
+        for name, p in plain.named_parameters():
+            if "bias" in name:
+                p.fill_(0.5)
+    noise, ids = NoiseConfig(0.1, r"_proj\.weight", seed=3), IDS % len(tokenizer)
     for draws, context in (([5], perturbed(plain, noise, 5)), ([5, 2], stacked(plain, noise, [5, 2]))):
         with context as expected:
             there = logits(plain, ids)
         with carried(plain, noise, draws) as receipt:
             assert torch.equal(logits(plain, ids), there) and receipt == expected
+        with carried(plain, replace(noise, carrier="dense"), draws) as receipt:
+            torch.testing.assert_close(logits(plain, ids), there, atol=1e-4, rtol=1e-4)
+        assert astuple(receipt)[1:] == pytest.approx(astuple(expected)[1:]) and receipt.names == expected.names
 
 
 def test_how_far_training_moved_the_targets_is_a_euclidean_length(policy):

@@ -10,6 +10,7 @@ import pytest
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.metrics import per_problem, summarise
 from psn_tutorial.evaluation.results import ProblemResult, tally
+from psn_tutorial.tasks.countdown import Countdown
 from psn_tutorial.tasks.registry import get_task
 
 
