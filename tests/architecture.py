@@ -78,7 +78,7 @@ text { fill: var(--ink); font: 13px system-ui, "Segoe UI", Helvetica, Arial, "De
 .step { fill: none; stroke: var(--step); stroke-width: 2; marker-end: url(#step); }
 """
 CAPTION = (
-    "An arrow is an import, and leads down; every module may import those of the lowest layer. Blue: a file of the",
+    "An arrow is an import that no chain of other arrows implies; all may import the lowest layer. Blue: a file of the",
     "method, with its steps in the iteration. Grey: a package with its files, or a file that several others share.",
 )
 NOTE = ("trainer calls", "them in this order;", "step 11 says how", "large the noise of", "the next step 2 is.")
