@@ -21,9 +21,10 @@ from psn_tutorial.config import TrainConfig
 from psn_tutorial.evaluation.calibrate import sampler_kl
 from psn_tutorial.evaluation.intervals import seed_interval
 from psn_tutorial.jobs.policies import save_policy
+from psn_tutorial.models.bases import TinyConfig
 from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import QLoRAConfig, load_qlora
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer
+from psn_tutorial.models.tiny import build_model, build_tokenizer
 from psn_tutorial.noise import NoiseConfig
 from psn_tutorial.preflight.budget import Shape
 from psn_tutorial.tasks import get_task, load_split
@@ -88,7 +89,7 @@ def main(words: list[str] | None = None) -> list[dict]:
     prompts = encode(tokenizer, [task.prompt(problem) for problem in problems[: args.prompts]])
     result["carriers"] = {}
     for name, made in noisy.items():
-        count, noise = made.config.draws, made.config.noise(made.config.sigma)
+        count, noise = made.config.draws, NoiseConfig.of(made.config, made.config.sigma)
         with carried(model, noise, range(count)):
             held = held_bytes(model, noise.targets)
         result["carriers"][name] = {"bytes": held}

@@ -34,8 +34,9 @@ def one_step(prompts: int, new: int, micro_batch: int) -> dict:
     from step import Contrasted
 
     from psn_tutorial.config import TrainConfig
+    from psn_tutorial.models.bases import TinyConfig
     from psn_tutorial.models.policy import Policy
-    from psn_tutorial.models.tiny import TinyConfig, build_model
+    from psn_tutorial.models.tiny import build_model
     from psn_tutorial.trainer import Trainer
 
     sizes = Sizes(prompts=prompts, new=new)

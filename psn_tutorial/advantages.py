@@ -9,9 +9,8 @@ from math import comb
 import torch
 from torch import Tensor
 
+from psn_tutorial.choices import SCALES
 from psn_tutorial.errors import UserError, check_choice, check_range
-
-SCALES = ("std", "none")
 
 
 def group_advantages(rewards: Tensor, scale: str = "std", eps: float = 1e-6) -> Tensor:

@@ -3,21 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from psn_tutorial.choices import (
+    ADVANTAGES,
+    AGGREGATIONS,
+    CARRIERS,
+    COMPUTE_TYPES,
+    CORRECTIONS,
+    DEVICES,
+    DIRECTIONS,
+    MODES,
+    PROBES,
+    SPREADS,
+)
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
-from psn_tutorial.importance import LEVELS, MODES
-from psn_tutorial.losses import AGGREGATIONS
-from psn_tutorial.models import COMPUTE_TYPES, DEVICES
-from psn_tutorial.noise import CARRIERS, NoiseConfig
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
-from psn_tutorial.signals import DIRECTIONS
-from psn_tutorial.tasks.registry import LANGUAGE_TASKS, TASK_NAMES, get_task
-
-TASKS = (*TASK_NAMES, *LANGUAGE_TASKS)
-SPREADS = ("pooled", "per_group")
-ADVANTAGES = ("std", "none", "pass_at_k")
-CORRECTIONS = (*LEVELS, "none")
-PROBES = ("reuse", "separate")
+from psn_tutorial.tasks.registry import TASKS, get_task
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,6 @@ class TrainConfig(ScheduleConfig):
                 f"mixture weights need spread 'pooled' and draws that divide group {self.group}, "
                 f"got {self.spread!r} and {self.draws}"
             )
-
-    def noise(self, sigma: float) -> NoiseConfig:
-        """The noise of a step whose scheduler says ``sigma``."""
-        return NoiseConfig(
-            sigma, self.targets, self.relative, self.seed, self.antithetic, self.carrier, self.noise_rank
-        )
 
     @property
     def noisy(self) -> bool:

@@ -20,11 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from psn_tutorial.choices import LEVELS, MODES
 from psn_tutorial.errors import UserError, check_choice, shown
 from psn_tutorial.masks import first_unusable, token_mask
-
-LEVELS = ("token", "sequence")
-MODES = ("truncate", "mask")
 
 # exp(80) still fits into a float32, with room for sums. A ratio beyond it is reported as exp(80).
 LOG_RATIO_LIMIT = 80.0

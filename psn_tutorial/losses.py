@@ -16,10 +16,9 @@ weight as in arXiv 2602.02555. Simplified: no dual clip (verl floors r_t A at 3 
 import torch
 from torch import Tensor
 
+from psn_tutorial.choices import AGGREGATIONS
 from psn_tutorial.errors import UserError, check_choice, check_count, check_range
 from psn_tutorial.masks import token_mask
-
-AGGREGATIONS = ("grpo", "dapo", "dr_grpo")
 
 # Above exp(20) a ratio is held constant: such a token gives no gradient instead of an overflow.
 # verl clamps its log-ratios at 20 too.

@@ -12,15 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from psn_tutorial.choices import CARRIERS, TARGETS
 from psn_tutorial.errors import UserError, check_choice, check_count
-
-TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
-CARRIERS = ("auto", "weights", "dense", "lowrank")
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,12 @@ class NoiseConfig:
     antithetic: bool = False
     carrier: str = "auto"
     rank: int = 16
+
+    @classmethod
+    def of(cls, config: Any, sigma: float) -> "NoiseConfig":
+        """The noise of a training run's settings, :class:`psn_tutorial.config.TrainConfig`, at a step's sigma."""
+        names = ("targets", "relative", "seed", "antithetic", "carrier")
+        return cls(sigma, **{name: getattr(config, name) for name in names}, rank=config.noise_rank)
 
     def __post_init__(self):
         if not 0 <= self.sigma < float("inf"):

@@ -9,10 +9,9 @@ import math
 import torch
 from torch import Tensor
 
+from psn_tutorial.choices import DIRECTIONS
 from psn_tutorial.errors import UserError, check_choice, check_count
 from psn_tutorial.masks import first_unusable, token_mask
-
-DIRECTIONS = ("uniform_to_policy", "policy_to_uniform")
 
 
 def token_certainty(logits: Tensor, direction: str = "uniform_to_policy") -> Tensor:

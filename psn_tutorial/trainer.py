@@ -99,7 +99,9 @@ class Trainer:
         self.reference = deepcopy(self.model).requires_grad_(False) if config.kl_coef and not self.adapter else None
         self.max_tokens = max(map(task.max_tokens, problems))
         if config.noisy:
-            with carried(self.model, config.noise(config.sigma), [0]):  # a filter that matches nothing is told now
+            with carried(
+                self.model, NoiseConfig.of(config, config.sigma), [0]
+            ):  # a filter that matches nothing is told now
                 pass
 
     def train(self) -> Iterator[dict[str, Any]]:
@@ -156,7 +158,7 @@ class Trainer:
     @property
     def noise(self) -> NoiseConfig:
         """The noise of this step, as large as the scheduler says."""
-        return self.config.noise(self.scheduler.sigma)
+        return NoiseConfig.of(self.config, self.scheduler.sigma)
 
     # From problems to rollouts
 

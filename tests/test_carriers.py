@@ -6,11 +6,11 @@ import torch
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
-from psn_tutorial.carriers import carried, linear_layers  # noqa: E402
+from psn_tutorial.carriers import carried, carrier_of, change_since, linear_layers  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, dequantised, load_base, load_qlora  # noqa: E402
-from psn_tutorial.noise import NoiseConfig, perturbed  # noqa: E402
+from psn_tutorial.noise import NoiseConfig, perturbed, stacked  # noqa: E402
 
 IDS = torch.randint(3, 40, (6, 7), generator=torch.Generator().manual_seed(0))
 BESIDE = pytest.mark.parametrize("carrier", ["dense", "lowrank"])
@@ -168,10 +168,34 @@ def test_auto_takes_the_carrier_that_the_model_allows(model, policy):
     clean = layer(every)
     with carried(model, NoiseConfig(0.1, rank=3), [0]):
         assert torch.linalg.matrix_rank(layer(every) - clean, atol=1e-3) == 3  # low-rank, beside the 4-bit weight
+    assert carrier_of(model, NoiseConfig(0.1)) == "lowrank"
     _, _, plain = policy()
+    assert carrier_of(plain, NoiseConfig(0.1)) == "weights"
+    assert carrier_of(plain, NoiseConfig(0.1, carrier="dense")) == "dense"
     before = plain.model.layers[0].mlp.up_proj.weight.detach().clone()
     with carried(plain, NoiseConfig(0.1), [0]):
         assert not torch.equal(plain.model.layers[0].mlp.up_proj.weight, before)
+
+
+def test_the_carrier_weights_is_perturbed_for_one_draw_and_stacked_for_several(policy):
+    _, tokenizer, plain = policy()
+    noise, ids = NoiseConfig(0.1, seed=3), IDS % len(tokenizer)
+    for draws, context in (([5], perturbed(plain, noise, 5)), ([5, 2], stacked(plain, noise, [5, 2]))):
+        with context as expected:
+            there = logits(plain, ids)
+        with carried(plain, noise, draws) as receipt:
+            assert torch.equal(logits(plain, ids), there) and receipt == expected
+
+
+def test_how_far_training_moved_the_targets_is_a_euclidean_length(policy):
+    _, _, plain = policy()
+    moved = change_since(plain, NoiseConfig(0.1, "mlp"))
+    assert moved() == 0
+    with torch.no_grad():
+        for p in plain.parameters():
+            p.add_(0.5)
+    entries = sum(p.numel() for name, p in plain.named_parameters() if "mlp" in name)
+    assert moved() == pytest.approx(0.5 * entries**0.5)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_evaluations_during_training_see_the_clean_weights(tmp_path, monkeypatch
     for step, _ in enumerate(job.train(Stop())):
         assert len(seen) == step
         clean = fingerprint(job.policy.model)
-        with perturbed(job.policy.model, config.noise(0.5)):
+        with perturbed(job.policy.model, NoiseConfig.of(config, 0.5)):
             noisy = fingerprint(job.policy.model)
         assert clean != noisy
         expected = [*seen, clean]

@@ -3,10 +3,12 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import psn_tutorial
+from psn_tutorial.cli import COMMANDS
 
 
 @pytest.mark.parametrize("name", psn_tutorial.__all__)
@@ -19,16 +21,28 @@ def test_an_exported_name_is_the_modules_own(name):
 
 def test_no_name_is_also_that_of_a_submodule():
     """The import of the submodule would replace the function under the same name."""
-    from pathlib import Path
-
     modules = {path.stem for path in Path(psn_tutorial.__file__).parent.iterdir()}
     assert not modules & set(psn_tutorial.__all__)
 
 
-def test_importing_the_package_loads_neither_torch_nor_transformers():
-    code = "import sys, psn_tutorial; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+READERS = (
+    "import psn_tutorial",
+    "import psn_tutorial.evaluation",
+    "from psn_tutorial.jobs.records import RunRecord; RunRecord.read('data/runs/base-rules').steps",
+    "from psn_tutorial import read_comparison; read_comparison('data/runs/qlora').to_json()",
+    "from psn_tutorial.reporting import readme; readme.results_in_markdown()",
+    "from psn_tutorial.cli import main; main(['--help'])",
+    *(f"from psn_tutorial.cli import main; main([{command!r}, '--help'])" for command in COMMANDS),
+)
+
+
+@pytest.mark.parametrize("code", READERS)
+def test_help_and_reading_records_load_neither_torch_nor_transformers(code):
+    """They take seconds to import."""
+    code += "; import sys; print('loaded', sorted({'torch', 'transformers'} & set(sys.modules)))"
+    root = Path(psn_tutorial.__file__).parents[1]
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert shown.stdout.splitlines()[-1] == "loaded []"
 
 
 def test_a_name_that_is_not_there_is_an_ordinary_attribute_error():

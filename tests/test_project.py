@@ -15,7 +15,7 @@ import yaml
 import psn_tutorial
 
 ROOT = Path(__file__).resolve().parents[1]
-SKIPPED = {".git", ".venv", "runs", "build", "dist", "__pycache__"}
+SKIPPED = {".git", ".venv", "build", "dist", "__pycache__"}
 
 
 def tracked() -> list[Path]:
@@ -25,7 +25,9 @@ def tracked() -> list[Path]:
         names = subprocess.run(listing, capture_output=True, check=True).stdout.decode().split("\0")
         found = [ROOT / name for name in names if name]
     else:
-        found = [path for path in ROOT.rglob("*") if not SKIPPED & set(path.parts)]
+        found = [
+            path for path in ROOT.rglob("*") if not SKIPPED & set(path.parts) and ROOT / "runs" not in path.parents
+        ]
     return [path for path in found if path.is_file()]
 
 

@@ -309,6 +309,16 @@ def test_a_resumed_realtime_schedule_goes_on_bit_for_bit(before, after, scale):
             {"sigma": 0.1, "similarity_range": None, "certainty_range": 3.0},
             "certainty_range must be none or [least, greatest], got 3.0",
         ),
+        (
+            RealtimeSigma(0.1),
+            {"sigma": 0.1, "similarity_range": None, "certainty_range": [1.0, 2.0, 3.0]},
+            "certainty_range must be none or [least, greatest], got [1.0, 2.0, 3.0]",
+        ),
+        (
+            RealtimeSigma(0.1),
+            {"sigma": 0.1, "similarity_range": [math.nan, 0.5], "certainty_range": None},
+            "similarity_range[0] must be a finite number, got nan",
+        ),
     ],
 )
 def test_a_foreign_state_is_refused_and_changes_nothing(scheduler, state, sentence):
@@ -353,6 +363,7 @@ def test_make_scheduler_hands_every_setting_on():
 def test_the_defaults_are_the_released_ones():
     config = ScheduleConfig(schedule="kl_target")
     assert make_scheduler(config) == KLTargetSigma(0.001)
+    assert make_scheduler(ScheduleConfig("annealed", 0.2)) == AnnealedSigma(0.2, 0.0, 100)
     assert KLTargetSigma(0.001) == KLTargetSigma(0.001, 0.003, 1.1, 1.01, 1e-6, 0.5)
 
 

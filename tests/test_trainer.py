@@ -8,7 +8,7 @@ from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy
-from psn_tutorial.noise import perturbed
+from psn_tutorial.noise import NoiseConfig, perturbed
 from psn_tutorial.rollout import completion_logits, completion_logps, responses
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.runs.steps import METRICS
@@ -145,7 +145,7 @@ def test_mixture_weights_use_every_draw_of_the_group(policy):
     mixed = made.sampler_logps(rollouts)
     under_each = []
     for draw in range(4):
-        with perturbed(made.model, made.config.noise(0.3), draw):
+        with perturbed(made.model, NoiseConfig.of(made.config, 0.3), draw):
             under_each.append(completion_logps(made.model, rollouts, torch.arange(32), 1.0)[0] * rollouts.mask)
     sequence = torch.stack(under_each).sum(2)
     expected = sequence.logsumexp(0) - torch.tensor(4.0).log()
@@ -216,7 +216,7 @@ def test_antithetic_draws_sample_from_the_weights_mirrored_at_the_clean_ones(pol
     assert rollouts.draws.unique().tolist() == [0, 1, 2, 3]
     clean = [p.clone() for p in made.model.parameters()]
     for draw in (0, 2):
-        with perturbed(made.model, made.config.noise(0.3), draw):
+        with perturbed(made.model, NoiseConfig.of(made.config, 0.3), draw):
             noisy = [p.clone() for p in made.model.parameters()]
         for p, before, beyond in zip(made.model.parameters(), clean, noisy, strict=True):
             p.copy_(2 * before - beyond)

@@ -10,7 +10,8 @@ from psn_tutorial.errors import UserError
 
 def run(words: list[str]) -> int:
     """Train all arms of a preset and write the report."""
-    from psn_tutorial.experiments import presets
+    from psn_tutorial.experiments.experiment import experiments_from_json, narrowed
+    from psn_tutorial.experiments.presets import preset
 
     parser = Parser(
         f"{NAME} compare",
@@ -52,10 +53,8 @@ Run it again and it goes on where it stopped; finished runs are kept.""",
         raise UserError("--preset and --file cannot both say what to compare")
     from psn_tutorial.runs.files import read_json
 
-    experiments = (
-        presets.experiments_from_json(read_json(file), str(file)) if file else presets.preset(args.preset or "demo")
-    )
-    experiments = presets.narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
+    experiments = experiments_from_json(read_json(file), str(file)) if file else preset(args.preset or "demo")
+    experiments = narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
     from psn_tutorial.experiments.run import run_comparison
 
     with resumable(command_line("compare", "--resume", out)):

@@ -77,6 +77,7 @@ def _read_evaluation(folder: str) -> Any:
 
 
 def _print_differences(results: Any, other: Any, title: str) -> None:
-    from psn_tutorial.reporting.tables import difference_table, print_table
+    from psn_tutorial.reporting.tables import difference_table
+    from psn_tutorial.reporting.terminal import print_table
 
     print_table(difference_table(title, results, other))

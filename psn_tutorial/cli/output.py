@@ -34,6 +34,7 @@ def command_line(*words: str | Path) -> str:
 
 def print_summary(results: Any, title: str) -> None:
     from psn_tutorial.evaluation.metrics import summarise
-    from psn_tutorial.reporting.tables import print_table, summary_table
+    from psn_tutorial.reporting.tables import summary_table
+    from psn_tutorial.reporting.terminal import print_table
 
     print_table(summary_table(title, summarise([results])))

@@ -9,7 +9,7 @@ from psn_tutorial.cli.output import command_line, print_summary, resumable
 
 def run(words: list[str]) -> int:
     """Make a base policy."""
-    from psn_tutorial.jobs.pretraining import BASES, PretrainConfig
+    from psn_tutorial.models.bases import BASES, PretrainConfig
 
     parser = Parser(
         f"{NAME} pretrain",

@@ -22,7 +22,7 @@ def show_comparison(folder: Path) -> int:
     """Print the tables of a comparison, write its report, and say where everything is."""
     from psn_tutorial.experiments.results import read_comparison
     from psn_tutorial.reporting.page import write_report
-    from psn_tutorial.reporting.tables import print_results
+    from psn_tutorial.reporting.terminal import print_results
 
     comparison = read_comparison(folder)
     for results in comparison.results.values():

@@ -1,17 +1,18 @@
 """Does an arm find more at EQUAL pass@1? A point against another arm's path of checkpoints.
 
-Training trades pass@256 for pass@1. An arm that merely learns more slowly stands earlier on the
-same path, with a higher pass@256 and a lower pass@1, and wins every table at equal steps. So ask
-instead: where the other arm, stopped early, had this pass@1, what was its pass@256?
+In training pass@1 rises and pass@256 falls. An arm that only learns more slowly stands earlier on
+the same path, with a higher pass@256 and a lower pass@1, and is ahead in pass@256 at equal steps.
+So ask instead: when the other arm had this pass@1, earlier in its training, what was its pass@256?
 
-The path joins the checkpoints in the order of training by straight lines. Where it passes a
-pass@1 more than once, its best value counts: one could have stopped there. That choice, made after
-the fact, favours the other arm a little. Nothing is extrapolated.
+The path joins the checkpoints in the order of training by straight lines. Where it has a pass@1
+more than once, its best value counts: one could have stopped there. This choice is made after the
+fact and favours the other arm a little. Nothing is extrapolated.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from psn_tutorial.evaluation.intervals import (
     Floats,
     Interval,
     check_same_problems,
+    number,
     percentile_interval,
     resampled_means,
     seed_interval,
-    short,
 )
 from psn_tutorial.evaluation.metrics import per_problem
 from psn_tutorial.evaluation.results import Evaluation
@@ -37,7 +38,7 @@ class FrontierGap:
     x, y: the point (mean over seeds). path_low, path_high: the x range of the path (of the seeds'
         paths together).
     inside: share of the resamples (one seed) or of the seeds (several) whose x lies in the range;
-        ``difference`` speaks of these only.
+        ``difference`` is over these only.
     x_metric, y_metric: what x and y are.
     """
 
@@ -55,20 +56,29 @@ class FrontierGap:
         """One of "above", "below", "undecided" (0 lies in the interval) and "no overlap"."""
         if self.difference is None:
             return "no overlap"
-        if self.difference.low > 0:
-            return "above"
-        return "below" if self.difference.high < 0 else "undecided"
+        return {"higher": "above", "lower": "below"}.get(self.difference.verdict, "undecided")
+
+    @property
+    def partly(self) -> str:
+        """ ", from the 67% of seeds that overlap"; "" where all do."""
+        if self.difference is None or self.inside == 1:
+            return ""
+        what = "seeds" if self.difference.unit == "seeds" else "resamples"
+        return f", from the {self.inside:.0%} of {what} that overlap"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and the verdict."""
+        return {**vars(self), "difference": self.difference and self.difference.to_json(), "verdict": self.verdict}
 
     def __str__(self) -> str:
-        x, low, high = (short(v, ".3f") for v in (self.x, self.path_low, self.path_high))
+        x, low, high = map(number, (self.x, self.path_low, self.path_high))
         if self.difference is None:
             return (
                 f"no overlap: {self.x_metric} {x} lies outside the other arm's {low} to {high}, "
                 f"and nothing is extrapolated"
             )
-        what = "seeds" if self.difference.unit == "seeds" else "resamples"
-        partly = f", from the {self.inside:.0%} of {what} that overlap" * (self.inside < 1)
-        return f"{self.verdict}: {self.y_metric} at equal {self.x_metric} ({x}) differs by {self.difference}{partly}"
+        equal = f"{self.y_metric} at equal {self.x_metric} ({x})"
+        return f"{self.verdict}: {equal} differs by {self.difference}{self.partly}"
 
 
 def frontier(
@@ -100,21 +110,12 @@ def frontier(
     per_seed = [_figures(point, path, x, y) for point, path in zip(points, paths, strict=True)]
     means = [figures.mean(-1) for figures in per_seed]  # [2, 1 + checkpoints], the point first
     gaps = np.array([float(_gap(mean[..., None])[0]) for mean in means])
-    overlap = np.isfinite(gaps)
-    inside, difference = float(overlap.mean()), None
     if len(points) > 1:
-        if overlap.any():
-            difference = seed_interval(gaps[overlap], level)
-    elif overlap.all():
-        problems = per_seed[0].shape[-1]
-        if problems == 1:
-            difference = Interval(float(gaps[0]), math.nan, math.nan, level, 1)
-        else:
-            resampled = _gap(resampled_means(per_seed[0], resamples, seed))
-            kept = resampled[np.isfinite(resampled)]
-            inside = len(kept) / len(resampled)
-            if inside:
-                difference = percentile_interval(float(gaps[0]), kept, level, problems)
+        overlap = np.isfinite(gaps)
+        difference = seed_interval(gaps[overlap], level) if overlap.any() else None
+        inside = float(overlap.mean())
+    else:
+        difference, inside = _over_problems(float(gaps[0]), per_seed[0], level, resamples, seed)
     return FrontierGap(
         difference,
         x=float(np.mean([mean[0, 0] for mean in means])),
@@ -125,6 +126,21 @@ def frontier(
         x_metric=x,
         y_metric=y,
     )
+
+
+def _over_problems(
+    gap: float, figures: Floats, level: float, resamples: int, seed: int
+) -> tuple[Interval | None, float]:
+    """The bootstrap interval of one seed's gap, and the share of resamples in which there is a gap."""
+    if math.isnan(gap):
+        return None, 0.0
+    problems = figures.shape[-1]
+    if problems == 1:
+        return Interval(gap, math.nan, math.nan, level, 1), 1.0
+    resampled = _gap(resampled_means(figures, resamples, seed))
+    kept = resampled[np.isfinite(resampled)]
+    interval = percentile_interval(gap, kept, level, problems) if len(kept) else None
+    return interval, len(kept) / len(resampled)
 
 
 def _figures(point: Evaluation, path: Sequence[Evaluation], x: str, y: str) -> Floats:

@@ -1,9 +1,9 @@
-"""How sure a mean is: bootstrap over problems, t over seeds, and the paired difference of two arms.
+"""Confidence intervals: bootstrap over problems, t over seeds, and the paired difference of two arms.
 
-The unit of replication decides. With one run the problems are the sample: percentile bootstrap.
-With several training seeds the seeds are: t interval of their means. The bootstrap's resamples
-depend on (number of problems, resamples, seed) only, so every figure over the same problems, and
-both arms of a difference, see the very same resampled problems.
+With one run the problems are the sample: percentile bootstrap. With several training seeds the
+seeds are: t interval of their means. The bootstrap's resamples depend on (number of problems,
+resamples, seed) only, so every figure over the same problems, and both arms of a difference, are
+computed from the same resampled problems.
 """
 
 import math
@@ -27,9 +27,9 @@ class Interval:
     """A value with its confidence interval; prints as ``.137 [.121, .155]``.
 
     value, low, high: in the units of the metric. low and high are nan where there is no interval:
-        a single problem, or a single seed, says nothing of the others.
+        a single problem, or a single seed, has no spread.
     level: the nominal coverage, .95 for 95 %.
-    n: how many units of replication stand behind it.
+    n: number of units of replication.
     unit: what they are, "problems" (bootstrap) or "seeds" (t).
 
     ``str`` adds "(3 seeds)" when seeds are the unit; ``format(interval, ".2f")`` sets the digits
@@ -51,17 +51,36 @@ class Interval:
 
     def __str__(self) -> str:
         seeds = self.unit == "seeds" and not math.isnan(self.low)
-        return self.brackets() + (f" ({self.n} seeds)" if seeds else "")
+        return self.brackets() + (f" ({self.units})" if seeds else "")
+
+    @property
+    def units(self) -> str:
+        """ "60 problems", "1 seed"."""
+        return f"{self.n} {self.unit if self.n != 1 else self.unit.removesuffix('s')}"
+
+    @property
+    def method(self) -> str:
+        """How it was computed: "bootstrap over 60 problems", "t over 3 seeds"."""
+        return f"{'t' if self.unit == 'seeds' else 'bootstrap'} over {self.units}"
+
+    @property
+    def verdict(self) -> str:
+        """What the interval of a difference shows.
+
+        "higher", "lower", "no difference shown" (0 lies in it), or that there is no interval.
+        """
+        if math.isnan(self.low):
+            return "no interval, so no difference shown"
+        if self.low > 0:
+            return "higher"
+        return "lower" if self.high < 0 else "no difference shown"
 
     def brackets(self, spec: str = "") -> str:
-        """``.137 [.121, .155]``; without a ``spec``, small figures are written as 1.1e-06."""
+        """``.137 [.121, .155]``, without the number of seeds; all three with ``spec``, or with ``digits``."""
         numbers = (self.value, self.low, self.high)
-        if not spec:
-            largest = max((abs(x) for x in numbers if math.isfinite(x)), default=0.0)
-            spec = ".3f" if largest >= 0.0005 or largest == 0 else ".1e"
-        value, low, high = (short(x, spec) for x in numbers)
+        value, low, high = (short(x, spec or digits(*numbers)) for x in numbers)
         if math.isnan(self.low):
-            return f"{value} [no interval: {self.n} {self.unit.removesuffix('s')}]"
+            return f"{value} [no interval: {self.units}]"
         return f"{value} [{low}, {high}]"
 
     def to_json(self) -> dict[str, Any]:
@@ -69,9 +88,20 @@ class Interval:
         return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
-def short(number: float, spec: str) -> str:
+def number(value: float) -> str:
+    """A figure as tables and sentences show it: .137, or 1.1e-06 where three decimals would show .000."""
+    return short(value, digits(value))
+
+
+def digits(*values: float) -> str:
+    """The format for figures that stand together: ".3f", or ".1e" where the largest would round to .000."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return ".3f" if largest >= 0.0005 or largest == 0 else ".1e"
+
+
+def short(value: float, spec: str) -> str:
     """``format`` without the zero before the point, and without a negative zero: -.021, .000."""
-    text = "0" if number == 0 and spec.endswith("e") else format(number, spec)
+    text = "0" if value == 0 and spec.endswith("e") else format(value, spec)
     if text.strip("-0.%") == "":
         text = text.lstrip("-")
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
@@ -80,10 +110,9 @@ def short(number: float, spec: str) -> str:
 def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean of ``values`` [problems], the problems being the sample.
 
-    A value may itself be an estimate (pass@k from n samples): resampling problems covers both
-    sources of chance. Where all values are equal the interval has no width: the bootstrap cannot
-    know what it has not seen. Raises UserError for no values, NaN, a level outside (0, 1) or fewer
-    than 100 resamples.
+    A value may itself be an estimate (pass@k from n samples): resampling problems covers the chance
+    of the samples too. Where all values are equal the interval has no width: every resample is the
+    same. Raises UserError for no values, NaN, a level outside (0, 1) or fewer than 100 resamples.
     """
     values = finite("values", values)
     if len(values) == 1:
@@ -102,7 +131,8 @@ def percentile_interval(value: float, resampled: Floats, level: float, problems:
 def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Student's t interval of the mean of ``values`` [seeds], one figure per training seed.
 
-    It speaks of new seeds on the same problems. With 2 or 3 seeds it is wide, and rightly so.
+    It is for new seeds on the same problems. With 2 or 3 seeds it is wide: t has 1 or 2 degrees of
+    freedom.
     Raises UserError for no values, NaN or a level outside (0, 1).
     """
     values, n = finite("values", values), np.size(values)
@@ -164,7 +194,7 @@ def _resampled_counts(problems: int, resamples: int, seed: int) -> Floats:
     drawn = np.random.default_rng(seed).integers(problems, size=(resamples, problems))
     drawn += problems * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
-    counts.flags.writeable = False  # the cache hands out the same array to all
+    counts.flags.writeable = False  # every call gets the same array from the cache
     return counts
 
 

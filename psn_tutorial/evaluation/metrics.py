@@ -1,24 +1,14 @@
-"""What an evaluation says: pass@k, coverage of the solutions, and the comparison of two arms.
+"""The metrics of an evaluation, with intervals, and the comparison of two arms.
 
 An evaluation is a list of ``ProblemResult``, one per held-out problem; an arm has one evaluation
 per training seed. A figure is a mean over problems; its interval comes from the problems when
-there is one evaluation and from the seeds when there are several (see ``intervals``).
-
-The metrics, by name:
-
-    pass@K           chance that at least one of K samples is correct, unbiased from n >= K samples
-    coverage         distinct solutions found / all solutions, by all n samples
-    coverage@K       the same, expected of K samples: comparable between evaluations of different n
-    family_coverage  the same of solution families (also @K)
-    zero_contrast@G  chance that a group of G samples is all right or all wrong: no GRPO gradient
-    success          exact success probability of one sample, where the task can compute it
-
-Where an evaluation holds exact probabilities and no samples, pass@K is exact too: 1 - (1 - p)^K.
+there is one evaluation and from the seeds when there are several (see ``intervals``). METRICS
+defines every metric by its name.
 """
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,45 +22,100 @@ from psn_tutorial.evaluation.intervals import (
     seed_interval,
     welch_interval,
 )
-from psn_tutorial.evaluation.results import Evaluation, ProblemResult, _check_evaluation, _check_evaluations
-
-METRICS = ("pass", "coverage", "family_coverage", "zero_contrast", "success")
+from psn_tutorial.evaluation.results import Evaluation, ProblemResult, check_evaluation, check_evaluations
 
 
-def per_problem(results: Evaluation, metric: str) -> dict[str, float]:
-    """The metric of each problem, {problem: figure}; names as at the top of this file.
+class Metric(NamedTuple):
+    """One metric of an evaluation.
+
+    words: its name in a table; axis: on the axis of a picture.
+    at_k: is its name written with "@K"? True: always; False: never; None: with it or without.
+    meaning: what it is.
+    """
+
+    words: str
+    axis: str
+    at_k: bool | None
+    meaning: str
+
+
+METRICS = {
+    "pass": Metric(
+        "pass@K",
+        "pass@k (share of problems solved)",
+        True,
+        "chance that at least one of K samples is correct, unbiased from n >= K samples; exact, 1 - (1 - p)^K, where "
+        "the evaluation holds exact probabilities p and no samples",
+    ),
+    "coverage": Metric(
+        "solutions found",
+        "distinct solutions found (share)",
+        None,
+        "distinct solutions found / all solutions, by all n samples; @K: expected of K samples, comparable between "
+        "evaluations of different n",
+    ),
+    "family_coverage": Metric(
+        "families found",
+        "solution families found (share)",
+        None,
+        "the same of solution families",
+    ),
+    "zero_contrast": Metric(
+        "groups without contrast",
+        "groups without contrast (share)",
+        True,
+        "@G: chance that a group of G samples is all right or all wrong: no GRPO gradient",
+    ),
+    "success": Metric(
+        "success probability",
+        "success probability of the clean policy",
+        False,
+        "exact success probability of one sample, where the task can compute it",
+    ),
+}
+
+
+def in_words(metric: str) -> str:
+    """The metric's name in a table; one that is written with "@K" stands as it is: pass@16."""
+    return METRICS[metric].words if metric in METRICS else metric
+
+
+def per_problem(evaluation: Evaluation, metric: str) -> dict[str, float]:
+    """The metric of each problem, {problem: figure}; names as in METRICS.
 
     Problems without any solution are left out of the coverages. Raises UserError for an unknown
-    metric, one these results cannot give, and two results for one problem.
+    metric, one that this evaluation cannot give, and two results for one problem.
     """
     name, k = parse_metric(metric)
-    _check_evaluation(results)
-    sampled = all(r.n > 0 for r in results)
+    check_evaluation(evaluation)
+    sampled = all(r.n > 0 for r in evaluation)
     if name == "success" or (name == "pass" and not sampled):
-        if any(r.exact is None for r in results):
+        if any(r.exact is None for r in evaluation):
             raise UserError(f"{metric} needs {'samples or ' * (name == 'pass')}exact probabilities")
-        p = np.minimum([float(r.exact) for r in results], 1.0)  # type: ignore[arg-type]
+        p = np.minimum([float(r.exact) for r in evaluation], 1.0)  # type: ignore[arg-type]
         with np.errstate(divide="ignore"):  # p = 1
             values = p if name == "success" else -np.expm1(k * np.log1p(-p))
     elif name in ("coverage", "family_coverage"):
-        return _coverages(results, metric, "solutions" if name == "coverage" else "families", k)
+        return _coverages(evaluation, metric, "solutions" if name == "coverage" else "families", k)
     else:
-        n, c = np.array([r.n for r in results]), np.array([r.c for r in results])
+        n, c = np.array([r.n for r in evaluation]), np.array([r.c for r in evaluation])
         values = pass_at_k(n, c, k) if name == "pass" else zero_contrast(n, c, k)
-    return dict(zip([r.problem for r in results], values.tolist(), strict=True))
+    return dict(zip([r.problem for r in evaluation], values.tolist(), strict=True))
 
 
 class Summary(dict[str, Interval]):
-    """Metric name -> Interval; prints as a table that says where its intervals come from."""
+    """Metric name -> Interval; prints as a table with a line that says how the intervals were computed."""
 
     def __str__(self) -> str:
         width = max(map(len, self), default=0)
         lines = [f"{name:<{width}}  {interval.brackets()}" for name, interval in self.items()]
-        for interval in list(self.values())[:1]:
-            how = "t over" if interval.unit == "seeds" else "bootstrap over"
-            units = interval.unit if interval.n != 1 else interval.unit.removesuffix("s")
-            lines.append(f"({100 * interval.level:g} % intervals: {how} {interval.n} {units})")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"({self.origin})"] if self else [])
+
+    @property
+    def origin(self) -> str:
+        """How the intervals were computed: "95 % intervals: bootstrap over 60 problems"."""
+        interval = next(iter(self.values()))
+        return f"{100 * interval.level:g} % intervals: {interval.method}"
 
     def to_json(self) -> dict[str, Any]:
         """Metric name -> the fields of its interval."""
@@ -91,12 +136,12 @@ def summarise(
         evaluations: one per training seed. One: bootstrap over its problems. Several: t interval
             over the seeds' means, cut to [0, 1], where every metric lies.
         ks: of pass@k; None: 1, 2, 4, ... up to the samples there are, at most 256.
-        metrics: others than pass@k; None: the coverages and success, where they are defined.
+        metrics: the metrics beside pass@k; None: the coverages and success, where they are defined.
 
-    Raises UserError for no evaluation, k above the number of samples, and metrics the results
-    cannot give.
+    Raises UserError for no evaluation, k above the number of samples, and metrics that the
+    evaluations cannot give.
     """
-    _check_evaluations("evaluations", evaluations)
+    check_evaluations("evaluations", evaluations)
     results = [result for evaluation in evaluations for result in evaluation]
     if ks is None:
         most = min(r.n for r in results) or 256
@@ -127,13 +172,13 @@ def compare(
     - One evaluation each: paired bootstrap over problems.
     - As many seeds in a as in b: t interval of the differences, seeds paired by position.
     - One against several: the single one is taken as fixed (the base that all start from), and t
-      over the others. It says nothing of how another seed of the single one would have done.
+      over the others. The spread over seeds of the single one is not in it.
     - Else Welch's t interval over the two sets of seeds.
 
     Raises UserError when the problems differ, and as ``summarise`` does.
     """
-    _check_evaluations("evaluations_a", evaluations_a)
-    _check_evaluations("evaluations_b", evaluations_b)
+    check_evaluations("evaluations_a", evaluations_a)
+    check_evaluations("evaluations_b", evaluations_b)
     a = [per_problem(evaluation, metric) for evaluation in evaluations_a]
     b = [per_problem(evaluation, metric) for evaluation in evaluations_b]
     for other in [*a, *b]:
@@ -153,16 +198,17 @@ def parse_metric(metric: str) -> tuple[str, int | None]:
     name, at, digits = str(metric).partition("@")
     if name not in METRICS:
         raise UserError(f"metric must be one of {', '.join(METRICS)}, got {shown(metric)}{suggest(name, METRICS)}")
-    needs = {"pass": True, "zero_contrast": True, "success": False}.get(name, bool(at))
+    at_k = METRICS[name].at_k
+    needs = bool(at) if at_k is None else at_k
     if bool(at) != needs or (at and not (digits.isascii() and digits.isdigit() and int(digits))):
         form = f"{name}@K with a whole number K >= 1" if needs else f"{name} alone"
         raise UserError(f"metric must be {form}, got {shown(metric)}")
     return name, int(digits) if at else None
 
 
-def _coverages(results: Evaluation, metric: str, what: str, k: int | None) -> dict[str, float]:
+def _coverages(evaluation: Evaluation, metric: str, what: str, k: int | None) -> dict[str, float]:
     values = {}
-    for r in results:
+    for r in evaluation:
         total = getattr(r, f"total_{what}")
         if total is None or r.n == 0:
             raise UserError(

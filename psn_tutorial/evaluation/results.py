@@ -1,4 +1,4 @@
-"""What the samples of a problem came to, as counts."""
+"""The result of a problem as counts: samples, correct ones, distinct solutions."""
 
 import dataclasses
 from collections import Counter
@@ -12,7 +12,7 @@ from psn_tutorial.tasks.base import Task, verdicts
 
 @dataclass(frozen=True)
 class ProblemResult:
-    """What the samples of one problem came to; one line of eval.json.
+    """The counts of one problem; one line of eval.json.
 
     problem: the prompt, which identifies the problem when arms are compared.
     n, c: samples, and how many of them are correct.
@@ -50,13 +50,9 @@ class ProblemResult:
             # The sum of many float32 probabilities may end a little above 1.
             check_range("exact", self.exact, low=0, high=1 + 1e-4)
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON holds them."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, fields: Any, where: str) -> "ProblemResult":
-        """The inverse of ``to_json``. UserError starting with ``where`` if the fields are wrong."""
+        """The result with these fields, as JSON holds them. UserError starting with ``where`` if they are wrong."""
         known = [f.name for f in dataclasses.fields(cls)]
         if not isinstance(fields, Mapping):
             raise UserError(f"{where}: expected an object, got {shown(fields)}")
@@ -107,16 +103,19 @@ def tally(problem: Any, responses: Mapping[str, int], task: Task, exact: float |
     )
 
 
-def _check_evaluations(name: str, evaluations: Sequence[Evaluation]) -> None:
+def check_evaluations(name: str, evaluations: Sequence[Evaluation]) -> None:
+    """Raise UserError unless ``evaluations`` is a list of at least one evaluation."""
     if not isinstance(evaluations, Sequence) or not evaluations:
         raise UserError(f"{name} must be a list of evaluations, one per seed, got none")
     for evaluation in evaluations:
-        _check_evaluation(evaluation)
+        check_evaluation(evaluation)
 
 
-def _check_evaluation(results: Evaluation) -> None:
-    if not isinstance(results, Sequence) or not results or not all(isinstance(r, ProblemResult) for r in results):
-        raise UserError(f"an evaluation must be a list of at least one ProblemResult, got {shown(results)}")
-    twice = [problem for problem, n in Counter(r.problem for r in results).items() if n > 1]
+def check_evaluation(evaluation: Evaluation) -> None:
+    """Raise UserError unless ``evaluation`` is a list of at least one ProblemResult, each of another problem."""
+    listed = isinstance(evaluation, Sequence) and all(isinstance(r, ProblemResult) for r in evaluation)
+    if not listed or not evaluation:
+        raise UserError(f"an evaluation must be a list of at least one ProblemResult, got {shown(evaluation)}")
+    twice = [problem for problem, n in Counter(r.problem for r in evaluation).items() if n > 1]
     if twice:
         raise UserError(f"an evaluation holds the problem {shown(twice[0])} more than once")

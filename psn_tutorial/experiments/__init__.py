@@ -1,1 +1,1 @@
-"""Several arms of one task, trained and compared."""
+"""Experiments: several arms of one task, trained and compared."""

@@ -1,4 +1,4 @@
-"""A finished comparison, read from its records."""
+"""A finished comparison, read from its records: the experiments, and the figures of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from psn_tutorial.evaluation.frontier import FrontierGap, frontier
 from psn_tutorial.evaluation.intervals import Interval
 from psn_tutorial.evaluation.metrics import Summary, compare, summarise
 from psn_tutorial.evaluation.results import Evaluation
-from psn_tutorial.experiments.presets import Experiment, experiments_from_json
+from psn_tutorial.experiments.experiment import Experiment, experiments_from_json
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.runs.files import read_json
 
@@ -20,7 +20,11 @@ FILE = "comparison.json"
 
 @dataclass(frozen=True)
 class Results:
-    """One experiment's records. ``runs``: arm -> one RunRecord per seed, in the order of seeds."""
+    """The records of one experiment, and the figures computed from them.
+
+    base: the evaluation of the policy that all arms start from.
+    runs: arm -> one RunRecord per seed, in the order of the experiment's seeds.
+    """
 
     name: str
     experiment: Experiment
@@ -28,6 +32,7 @@ class Results:
     runs: dict[str, list[RunRecord]]
 
     def label(self, arm: str) -> str:
+        """What an arm, or "base", is called in tables and figures."""
         return "base" if arm == "base" else self.experiment.arms[arm].label
 
     @property
@@ -57,6 +62,7 @@ class Results:
 
     @property
     def metrics(self) -> tuple[str, ...]:
+        """The metrics of the experiment's tables, then those of its frontier."""
         return tuple(dict.fromkeys((*self.experiment.metrics, *self.experiment.frontier)))
 
     def difference(self, arm: str, other: str) -> dict[str, Interval]:
@@ -70,7 +76,11 @@ class Results:
         return frontier(self.final(arm), paths, x, y)
 
     def training(self, arm: str) -> dict[str, Any]:
-        """What the runs of an arm met while they trained, over all seeds."""
+        """Counts and means over all training steps of an arm's runs.
+
+        correct: right rollouts, of ``rollouts``; first_correct: the step of the first one, per
+        seed, None without any. The rest are means of the step figures (see ``runs.steps``).
+        """
         config, runs = self.runs[arm][0].config, self.runs[arm]
         rollouts = config["prompts"] * config["group"]
         steps = [record for run in runs for record in run.steps]
@@ -87,17 +97,38 @@ class Results:
             "seconds_per_step": seconds / len(steps),
         }
 
+    def to_json(self) -> dict[str, Any]:
+        """Every figure with its interval, as summary.json holds it."""
+        reference = self.experiment.reference
+
+        def minus(other: str) -> dict[str, Any]:
+            return {
+                arm: {metric: interval.to_json() for metric, interval in self.difference(arm, other).items()}
+                for arm in self.runs
+                if arm != other
+            }
+
+        figures = {
+            "final": {arm: summary.to_json() for arm, summary in self.summaries.items()},
+            "minus_base": minus("base"),
+            f"minus_{reference}": minus(reference),
+            "training": {arm: self.training(arm) for arm in self.runs},
+        }
+        if self.experiment.frontier:
+            figures["frontier"] = {arm: self.frontier(arm).to_json() for arm in self.others}
+        return figures
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison as its folder holds it."""
+    """Several experiments, finished, in one folder. ``results``: name of the experiment -> Results."""
 
     folder: Path
     results: dict[str, Results]
 
-    def summary(self) -> dict[str, Any]:
-        """Every figure with its interval, as JSON holds it."""
-        return {name: _summary(results) for name, results in self.results.items()}
+    def to_json(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        return {name: results.to_json() for name, results in self.results.items()}
 
 
 def read_comparison(folder: str | Path) -> Comparison:
@@ -125,29 +156,3 @@ def _read_run(folder: Path, name: str) -> RunRecord:
             f"go on with `psn-tutorial compare --resume {folder}`"
         )
     return record
-
-
-def _summary(results: Results) -> dict[str, Any]:
-    experiment = results.experiment
-
-    def differences(other: str) -> dict[str, Any]:
-        return {
-            arm: {m: i.to_json() for m, i in results.difference(arm, other).items()}
-            for arm in results.runs
-            if arm != other
-        }
-
-    summary = {
-        "final": {arm: made.to_json() for arm, made in results.summaries.items()},
-        "minus_base": differences("base"),
-        f"minus_{experiment.reference}": differences(experiment.reference),
-        "training": {arm: results.training(arm) for arm in results.runs},
-    }
-    if experiment.frontier:
-        summary["frontier"] = {arm: _gap(results.frontier(arm)) for arm in results.others}
-    return summary
-
-
-def _gap(gap: FrontierGap) -> dict[str, Any]:
-    difference = gap.difference and gap.difference.to_json()
-    return {**vars(gap), "difference": difference, "verdict": gap.verdict}

@@ -1,9 +1,9 @@
-"""Train every arm of an experiment and compare them, from nothing but the records on the disk.
+"""Train every arm of one or several experiments, each run in a folder of its own.
 
     <out>/comparison.json                      the experiments
           <experiment>/base/                   the base policy, evaluated
           <experiment>/<arm>/seed-<n>/         an ordinary run folder
-          summary.json                         every figure below, with its interval
+          summary.json                         every figure, with its interval (by reporting/page.py)
 
 Run it again and it goes on where it stopped: finished runs are kept, an interrupted one continues
 from its checkpoint.
@@ -17,7 +17,8 @@ from typing import Any
 
 from psn_tutorial.config import EvaluationConfig
 from psn_tutorial.errors import UserError
-from psn_tutorial.experiments.presets import Experiment, experiments_to_json, preset
+from psn_tutorial.experiments.experiment import Experiment, experiments_to_json
+from psn_tutorial.experiments.presets import preset
 from psn_tutorial.experiments.results import FILE, Comparison, read_comparison
 from psn_tutorial.jobs.evaluating import evaluate_policy, open_or_create
 from psn_tutorial.jobs.interrupt import Stop
@@ -70,14 +71,14 @@ def run_comparison(
 
 
 def _check_policies(experiments: Mapping[str, Experiment]) -> None:
-    """Load what every arm needs once, so that a mistake is told now and not in ten minutes."""
+    """Load what every arm needs once, so that a mistake is found before the first run, not after it."""
     for experiment in experiments.values():
         for arm in experiment.arms:
             TrainingJob(experiment.config(arm, experiment.seeds[0]))
 
 
 def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
-    """Make the folder, or find the very same comparison in it."""
+    """Make the folder, or check that it holds the same experiments."""
     content = experiments_to_json(experiments)
     if (out / FILE).is_file():
         if read_json(out / FILE) != content:
@@ -101,7 +102,7 @@ def _measure_base(folder: Path, experiment: Experiment, command: Sequence[str] |
 
 
 def _train(folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool) -> bool:
-    """Take what is left of one run; False when nothing was."""
+    """Train what is left of one run; False when it was finished before."""
     stop.check()
     job, begun = TrainingJob(config), (folder / "config.json").is_file()
     run = open_or_create(folder, job.settings, command)

@@ -8,7 +8,6 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,69 +17,22 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from psn_tutorial.config import TASKS, EvaluationConfig, RunConfig
-from psn_tutorial.errors import UserError, check_choice, check_count, check_positive
+from psn_tutorial.config import EvaluationConfig, RunConfig
+from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import require_new, save_policy
 from psn_tutorial.jobs.problems import held_out_problems, training_problems
+from psn_tutorial.models.bases import PretrainConfig
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_text_tokenizer, build_tokenizer
+from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer
 from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from psn_tutorial.runs.folder import RunFolder
-from psn_tutorial.settings import from_mapping, option, to_mapping
+from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
 from psn_tutorial.tasks.base import Demonstration, Task
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Settings of a base model."""
-
-    task: str = option("countdown", "what to demonstrate", TASKS)
-    difficulty: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
-    )
-    model: TinyConfig = TinyConfig()
-    problems: int = option(20_000, "problems that the demonstrations are drawn from")
-    demonstrations: int = option(100_000, "texts to imitate")
-    steps: int = option(3000, "optimiser steps")
-    batch: int = option(256, "texts per step")
-    lr: float = option(3e-3, "peak learning rate of AdamW; a cosine takes it to 0")
-    warmup: int = option(100, "steps to the peak")
-    seed: int = option(0, "seed of weights, problems and order")
-
-    def __post_init__(self):
-        check_choice("task", self.task, TASKS)
-        for name in ("problems", "demonstrations", "steps", "batch"):
-            check_count(name, getattr(self, name))
-        for name in ("warmup", "seed"):
-            check_count(name, getattr(self, name), low=0)
-        check_positive("lr", self.lr)
-
-
-# The shipped bases. Countdown sees few problems often: a base that has read more solves them all within 256 samples and
-# leaves nothing to explore. The rule base is untied, as the large Qwens are, so that noise can act on the unembedding
-# alone. The language model for worded sums can work an answer out, but more often gives one at once, which is a guess.
-BASES = {
-    "countdown": PretrainConfig("countdown", problems=7000, demonstrations=7000, steps=1500),
-    "rules": PretrainConfig("rules", model=TinyConfig(tied=False), problems=50_000, demonstrations=50_000, steps=2500),
-    "chain": PretrainConfig(
-        "chain", model=TinyConfig(hidden=32, ff=128, tied=False), problems=1, demonstrations=50_000, steps=300
-    ),
-    "sums": PretrainConfig(
-        "math",
-        difficulty={"source": "sums", "completion": 40, "worked": 0.4},
-        model=TinyConfig("qwen2", hidden=128, heads=4, kv_heads=2, ff=384, positions=128),
-        problems=40_000,
-        demonstrations=40_000,
-        steps=1000,
-        batch=64,
-        warmup=50,
-    ),
-}
 
 
 def demonstrations(task: Task, config: PretrainConfig, exclude: list) -> list[tuple[str, Demonstration]]:

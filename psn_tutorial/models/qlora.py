@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from psn_tutorial.choices import COMPUTE_TYPES
 from psn_tutorial.errors import UserError, check_choice, check_count, check_positive
-from psn_tutorial.models import COMPUTE_TYPES
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.tiny import quiet

@@ -6,7 +6,6 @@ checkpoint an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,9 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from psn_tutorial.errors import UserError, check_choice, check_count
+from psn_tutorial.errors import UserError, check_count
+from psn_tutorial.models.bases import TinyConfig
 from psn_tutorial.models.policy import Policy
-from psn_tutorial.settings import option
 
 # The frame that Qwen's chat models were taught; see chat_template in their tokenizer_config.json.
 CHATML = (
@@ -34,42 +33,12 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
-ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
-
-
-@dataclass(frozen=True)
-class TinyConfig:
-    """Sizes of a tiny Qwen. ``tied`` shares the embedding with the unembedding, as the small Qwens do.
-
-    The default is Qwen3: for the type "qwen2" transformers 5 makes AutoTokenizer ignore the tokenizer that a checkpoint
-    brings and use Qwen's own byte-level one, which splits numbers into digits.
-    """
-
-    architecture: str = option("qwen3", "which Qwen", tuple(ARCHITECTURES))
-    hidden: int = option(64, "width of the residual stream")
-    layers: int = option(2, "decoder layers")
-    heads: int = option(4, "attention heads; hidden / heads must be even")
-    kv_heads: int = option(4, "heads of keys and values")
-    ff: int = option(256, "width inside the MLPs")
-    tied: bool = option(True, "one tensor for embedding and unembedding")
-    positions: int = option(64, "longest sequence")
-
-    def __post_init__(self):
-        check_choice("architecture", self.architecture, ARCHITECTURES)
-        for name in ("hidden", "layers", "heads", "kv_heads", "ff", "positions"):
-            check_count(name, getattr(self, name))
-        if self.hidden % self.heads or self.heads % self.kv_heads:
-            raise UserError(
-                "hidden must be a multiple of heads and heads of kv_heads, "
-                f"got {self.hidden}, {self.heads} and {self.kv_heads}"
-            )
-        if self.hidden // self.heads % 2:
-            raise UserError(f"hidden / heads must be even, got {self.hidden} / {self.heads}")
+CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 
 def build_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> nn.Module:
     """A freshly initialised causal language model, the same for the same seed; float32, eval mode."""
-    settings, architecture = ARCHITECTURES[config.architecture]
+    settings, architecture = CLASSES[config.architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture(

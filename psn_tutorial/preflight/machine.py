@@ -10,12 +10,14 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
 from psn_tutorial import __version__
 from psn_tutorial.errors import UserError
 from psn_tutorial.preflight.findings import Finding
 
-# The ranges of pyproject.toml: a test holds the two together.
-RANGES = {"torch": ((2, 11), (2, 14)), "transformers": ((5, 17), (6,))}
+PINNED = ("torch", "transformers")  # their newer versions break things often; pyproject.toml says the ranges
 EXTRAS = {
     "jupyterlab": ("notebooks", "the notebooks"),
     "peft": ("qlora", "LoRA adapters on larger models"),
@@ -65,35 +67,21 @@ def _python() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    return [_library(name, low, high) for name, (low, high) in RANGES.items()]
+    requirements = {r.name: r for r in map(Requirement, metadata.requires("psn-tutorial"))}
+    return [_library(name, requirements[name].specifier) for name in PINNED]
 
 
-def _library(name: str, low: tuple[int, ...], high: tuple[int, ...]) -> Finding:
-    allowed = f">={'.'.join(map(str, low))},<{'.'.join(map(str, high))}"
-    install = f'pip install "{name}{allowed}"'
+def _library(name: str, allowed: SpecifierSet) -> Finding:
+    words = ",".join(sorted(map(str, allowed), reverse=True))
+    install = f'pip install "{name}{words}"'
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Finding(name, "not installed", "bad", f"{name} is missing: {install}.")
-    if low <= version_numbers(version) < high:
+    if allowed.contains(version, prereleases=True):
         return Finding(name, version)
-    return Finding(
-        name,
-        f"{version}, outside {allowed}",
-        "bad",
-        f"{name} {version} has not been tried with this version of psn_tutorial: {install}.",
-    )
-
-
-def version_numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0); "2.14.0rc1" -> (2, 14, 0)."""
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
+    untried = f"{name} {version} has not been tried with this version of psn_tutorial: {install}."
+    return Finding(name, f"{version}, outside {words}", "bad", untried)
 
 
 def _processor() -> list[Finding]:

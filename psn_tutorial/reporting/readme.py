@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psn_tutorial.experiments.results import read_comparison
-from psn_tutorial.reporting.tables import Table, findings, tables
+from psn_tutorial.reporting.tables import Table, conclusions, tables
 from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"
@@ -16,12 +16,12 @@ BEGIN, END = "these lines -->\n", "<!-- end of results -->"
 
 
 def results_in_markdown(records: Sequence[Path] = RECORDS) -> str:
-    """The final table of every experiment, and a sentence for every comparison, each with its interval."""
+    """The final table of every experiment, and its conclusions, each with its interval."""
     parts = []
     for results in (results for record in records for results in read_comparison(record).results.values()):
         final = tables(results)[0]
         parts += [f"**{results.experiment.question}**", _markdown(final), final.note + "."]
-        parts.append("\n".join(f"- {finding}" for finding in findings(results)))
+        parts.append("\n".join(f"- {conclusion}" for conclusion in conclusions(results)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,22 +1,15 @@
-"""The results of a comparison as tables and sentences; nothing here knows how they are shown."""
+"""The results of an experiment as tables and sentences of plain text; page, terminal and README show them."""
 
-import math
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from psn_tutorial.evaluation.frontier import FrontierGap
-from psn_tutorial.evaluation.intervals import Interval, short
-from psn_tutorial.evaluation.metrics import Summary, compare, summarise
+from psn_tutorial.evaluation.intervals import Interval, number, short
+from psn_tutorial.evaluation.metrics import Summary, compare, in_words, summarise
 from psn_tutorial.evaluation.results import Evaluation
 from psn_tutorial.experiments.results import Results
 
-WORDS = {
-    "success": "success probability",
-    "coverage": "solutions found",
-    "family_coverage": "families found",
-}
 MARKS = "+ higher, - lower, ? no difference shown: the interval holds 0"
 
 
@@ -38,7 +31,7 @@ class Table:
 
 
 def tables(results: Results) -> list[Table]:
-    """What an experiment came to: the end of training, the differences, what training met."""
+    """The tables of an experiment: the end of training, differences to the reference and to the base, training."""
     reference = results.label(results.experiment.reference)
     return [
         _final(results),
@@ -48,47 +41,17 @@ def tables(results: Results) -> list[Table]:
     ]
 
 
-def print_results(results: Results) -> None:
-    """Print what an experiment came to."""
-    print("\n" + textwrap.fill(f"{results.name}: {results.experiment.question}", 96) + "\n")
-    for table in tables(results):
-        print_table(table)
-    for finding in findings(results):
-        print(textwrap.fill(f"- {finding}", 96, subsequent_indent="  "))
-
-
-def print_table(table: Table) -> None:
-    """Print one table, as wide as it must be: a wrapped interval cannot be read."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, column in enumerate(table.columns):
-        grid.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for row in table.rows:
-        grid.add_row(*row)
-    needed = Console(width=1000).measure(grid).maximum
-    console = Console(highlight=False, width=max(Console().width, needed))
-    console.print(table.title, style="bold", markup=False)
-    console.print(grid)
-    console.print(table.note, style="dim", markup=False)
-    console.print()
-
-
 def summary_table(title: str, summary: Summary) -> Table:
     """One policy's metrics."""
-    rows = tuple((WORDS.get(m, m), interval.brackets()) for m, interval in summary.items())
-    first = next(iter(summary.values()))
-    note = f"{100 * first.level:g} % intervals: bootstrap over {first.n} problems"
-    return Table(title, ("", "value"), rows, note)
+    rows = tuple((in_words(m), interval.brackets()) for m, interval in summary.items())
+    return Table(title, ("", "value"), rows, summary.origin)
 
 
-def difference_table(title: str, results: Evaluation, other: Evaluation) -> Table:
+def difference_table(title: str, evaluation: Evaluation, other: Evaluation) -> Table:
     """The metrics of two evaluations of the same problems, first minus second."""
-    metrics = [m for m in summarise([results]) if m in summarise([other])]
-    differences = {m: compare([results], [other], m) for m in metrics}
-    rows = tuple((WORDS.get(m, m), f"{d.brackets()} {mark(d)}") for m, d in differences.items())
+    metrics = [m for m in summarise([evaluation]) if m in summarise([other])]
+    differences = {m: compare([evaluation], [other], m) for m in metrics}
+    rows = tuple((in_words(m), _marked(difference)) for m, difference in differences.items())
     return Table(title, ("", "difference"), rows, MARKS)
 
 
@@ -96,58 +59,40 @@ def _final(results: Results) -> Table:
     rows = []
     for metric in results.metrics:
         intervals = [summary[metric] for summary in results.summaries.values()]
-        rows.append((WORDS.get(metric, metric), *(interval.brackets() for interval in intervals)))
+        rows.append((in_words(metric), *(interval.brackets() for interval in intervals)))
     seeds = len(results.experiment.seeds)
     if seeds > 1:
         metric = results.metrics[0]
         each = ["; ".join(_seeds(results, arm, metric)) for arm in results.runs]
-        rows.append((f"{WORDS.get(metric, metric)}, each seed", "", *each))
+        rows.append((f"{in_words(metric)}, each seed", "", *each))
     columns = ("", *map(results.label, results.summaries))
     title = "The clean policy after the last step"
     return Table(title, columns, tuple(rows), _how(results.summaries)).narrow()
 
 
 def _seeds(results: Results, arm: str, metric: str) -> list[str]:
-    values = [results.summary([evaluation])[metric].value for evaluation in results.final(arm)]
-    return [short(v, ".3f" if v >= 0.0005 or v == 0 else ".1e") for v in values]
+    return [number(results.summary([evaluation])[metric].value) for evaluation in results.final(arm)]
 
 
 def _how(summaries: Mapping[str, Summary]) -> str:
-    """Where the intervals come from."""
+    """How the intervals were computed, of the arms and of the base."""
     base, arm = (next(iter(s.values())) for s in (summaries["base"], list(summaries.values())[-1]))
     level = f"{100 * arm.level:g} % intervals"
     if arm.unit == "seeds":
-        return (
-            f"{level}: t over {arm.n} training seeds; of the base, which is one policy, bootstrap "
-            f"over {base.n} problems"
-        )
-    return (
-        f"{level}: bootstrap over {arm.n} problems. One training seed per arm: they say nothing of "
-        f"how another seed would have trained"
-    )
+        return f"{level}: t over {arm.n} training seeds; of the base, which is one policy, {base.method}"
+    return f"{level}: {arm.method}. One training seed per arm: they say nothing of how another seed would have trained"
 
 
 def _differences(results: Results, other: str, title: str) -> Table:
     arms = [arm for arm in results.runs if arm != other]
     differences = {arm: results.difference(arm, other) for arm in arms}
-    rows = tuple(
-        (WORDS.get(m, m), *(f"{d[m].brackets()} {mark(d[m])}" for d in differences.values())) for m in results.metrics
-    )
+    rows = tuple((in_words(m), *(_marked(d[m]) for d in differences.values())) for m in results.metrics)
     return Table(title, ("", *map(results.label, arms)), rows, MARKS).narrow()
 
 
-def mark(difference: Interval) -> str:
-    """One sign for what a difference shows; the legend is MARKS."""
-    return {"higher": "+", "lower": "-"}.get(verdict(difference), "?")
-
-
-def verdict(difference: Interval) -> str:
-    """What a difference shows, in words."""
-    if math.isnan(difference.low):
-        return "no interval, so no difference shown"
-    if difference.low > 0:
-        return "higher"
-    return "lower" if difference.high < 0 else "no difference shown"
+def _marked(difference: Interval) -> str:
+    """A difference with one sign for what it shows; the legend is MARKS."""
+    return f"{difference.brackets()} {({'higher': '+', 'lower': '-'}).get(difference.verdict, '?')}"
 
 
 def _training(results: Results) -> Table:
@@ -172,8 +117,8 @@ def _training(results: Results) -> Table:
     return Table("What training met", ("", *map(results.label, results.runs)), rows, note)
 
 
-class Finding(NamedTuple):
-    """What one comparison came to, with its interval, and what that shows."""
+class Conclusion(NamedTuple):
+    """An arm against the reference: the figures with the interval of their difference, and what it shows."""
 
     text: str
     verdict: str
@@ -182,40 +127,33 @@ class Finding(NamedTuple):
         return f"{self.text}: {self.verdict}."
 
 
-def findings(results: Results) -> list[Finding]:
-    """What the experiment shows, one finding per arm and question, each with its interval."""
+def conclusions(results: Results) -> list[Conclusion]:
+    """Each arm against the reference: at equal steps, and at equal x where the experiment has a frontier."""
     experiment = results.experiment
     reference = results.label(experiment.reference)
-    said = []
+    drawn = []
     for arm in results.others:
         label, differences = results.label(arm), results.difference(arm, experiment.reference)
         for metric in experiment.frontier or experiment.metrics[:1]:
-            values = (results.summaries[a][metric] for a in (arm, experiment.reference))
-            own, others = (short(v.value, _digits(v.value)) for v in values)
+            own, others = (number(results.summaries[a][metric].value) for a in (arm, experiment.reference))
             text = (
-                f"{label} against {reference} at equal steps, {WORDS.get(metric, metric)}: "
+                f"{label} against {reference} at equal steps, {in_words(metric)}: "
                 f"{own} against {others}, difference {differences[metric]}"
             )
-            said.append(Finding(text, verdict(differences[metric])))
+            drawn.append(Conclusion(text, differences[metric].verdict))
         if experiment.frontier:
-            said.append(_at_equal(label, reference, results.frontier(arm)))
-    return said
+            drawn.append(_at_equal(label, reference, results.frontier(arm)))
+    return drawn
 
 
-def _digits(value: float) -> str:
-    return ".3f" if abs(value) >= 0.0005 or value == 0 else ".1e"
-
-
-def _at_equal(label: str, reference: str, gap: FrontierGap) -> Finding:
+def _at_equal(label: str, reference: str, gap: FrontierGap) -> Conclusion:
     opening = f"{label} against {reference} at equal {gap.x_metric}"
+    x, low, high = map(number, (gap.x, gap.path_low, gap.path_high))
     if gap.difference is None:
-        low, high = short(gap.path_low, ".3f"), short(gap.path_high, ".3f")
         why = (
-            f"{opening}: its {gap.x_metric} of {short(gap.x, '.3f')} lies outside the {low} to "
+            f"{opening}: its {gap.x_metric} of {x} lies outside the {low} to "
             f"{high} that {reference} passed, and nothing is extrapolated"
         )
-        return Finding(why, "no comparison")
-    what = "seeds" if gap.difference.unit == "seeds" else "resamples"
-    partly = f", from the {gap.inside:.0%} of {what} that overlap" * (gap.inside < 1)
-    text = f"{opening} ({short(gap.x, '.3f')}), {gap.y_metric}: difference {gap.difference}{partly}"
-    return Finding(text, verdict(gap.difference))
+        return Conclusion(why, "no comparison")
+    text = f"{opening} ({x}), {gap.y_metric}: difference {gap.difference}{gap.partly}"
+    return Conclusion(text, gap.difference.verdict)

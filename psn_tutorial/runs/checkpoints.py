@@ -39,8 +39,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Tensors, state: Mapping[s
     for name, group in tensors.items():
         # safetensors refuses tensors that share memory (tied weights): each gets its own copy.
         own = {
-            key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-            for key, tensor in group.items()
+            key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for key, tensor in group.items()
         }
         data = safetensors.torch.save(own)
         files[f"{name}.safetensors"] = {"sha256": _sha256(data), "bytes": len(data)}
@@ -150,9 +149,7 @@ def unpack_optimizer(
             + (", ".join(differing[:5]) or "the groups differ")
         )
     index_of: dict[str, int] = {}
-    for group, saved, group_names in zip(
-        target["param_groups"], state["groups"], members, strict=True
-    ):
+    for group, saved, group_names in zip(target["param_groups"], state["groups"], members, strict=True):
         index_of.update(zip(group_names, group["params"], strict=True))
         for option, value in saved["options"].items():
             # JSON has no tuples; betas is one.

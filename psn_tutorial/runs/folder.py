@@ -20,12 +20,28 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from psn_tutorial.runs.checkpoints import Checkpoint, DamagedCheckpoint, Tensors, pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
 from psn_tutorial.errors import UserError
-from psn_tutorial.runs.files import append_line, drop_half_line, finite_or_null, in_words, json_bytes, new_folder, parse_json, read_json, sync_file, sync_folder, write_bytes, write_json
+from psn_tutorial.runs.files import (
+    append_line,
+    drop_half_line,
+    finite_or_null,
+    in_words,
+    json_bytes,
+    new_folder,
+    parse_json,
+    read_json,
+    sync_file,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from psn_tutorial.runs.provenance import commit, now, provenance
+
+if TYPE_CHECKING:  # at run time where they are used: whoever reads records needs no torch, which takes seconds
+    from psn_tutorial.runs.checkpoints import Checkpoint, Tensors
+
 
 class DamagedCheckpointWarning(UserWarning):
     """A damaged checkpoint was passed over."""
@@ -45,9 +61,7 @@ class RunFolder:
         self._log_checked = False
 
     @classmethod
-    def create(
-        cls, path: str | Path, config: Mapping[str, Any], command: Sequence[str] | None = None
-    ) -> "RunFolder":
+    def create(cls, path: str | Path, config: Mapping[str, Any], command: Sequence[str] | None = None) -> "RunFolder":
         """Make the run folder ``path``. ``command`` is the argument list that asked for it.
 
         Raises UserError when ``path`` holds anything already, or cannot be written.
@@ -112,9 +126,7 @@ class RunFolder:
         """
         return [record for record, _ in self._records()]
 
-    def save_checkpoint(
-        self, step: int, tensors: Tensors, state: Mapping[str, Any], keep: int = 2
-    ) -> Path:
+    def save_checkpoint(self, step: int, tensors: "Tensors", state: Mapping[str, Any], keep: int = 2) -> Path:
         """Write checkpoints/step-<step>/ and drop all but the newest ``keep``. Returns the folder.
 
         ``tensors`` maps a file name ("model", "optimizer") to its tensors; ``state`` is any JSON
@@ -122,6 +134,8 @@ class RunFolder:
         on the disk. Raises UserError when the disk is full or cannot be written; the checkpoints
         before this one are then untouched.
         """
+        from psn_tutorial.runs.checkpoints import write_checkpoint
+
         if keep < 1:
             raise UserError(f"keep must be >= 1, got {keep}")
         folder = self.path / "checkpoints" / f"step-{step:06d}"
@@ -142,13 +156,15 @@ class RunFolder:
         self.record_time()
         return folder
 
-    def latest_checkpoint(self) -> Checkpoint | None:
+    def latest_checkpoint(self) -> "Checkpoint | None":
         """Return the newest intact checkpoint, or None.
 
         A truncated, corrupted or incomplete one is named in a DamagedCheckpointWarning of one
         sentence, and the one before it is used. Raises UserError for one that cannot be read at
         all (permissions) or that a newer version of this software wrote.
         """
+        from psn_tutorial.runs.checkpoints import DamagedCheckpoint, read_checkpoint
+
         damaged, found = [], None
         for step, folder in self._checkpoint_folders():
             try:
@@ -161,7 +177,7 @@ class RunFolder:
             warnings.warn(f"{', '.join(damaged)}; {used}", DamagedCheckpointWarning, stacklevel=2)
         return found
 
-    def resume(self) -> Checkpoint | None:
+    def resume(self) -> "Checkpoint | None":
         """Bring the folder back to its newest intact checkpoint and return that, or None.
 
         Step records after it and damaged checkpoints after it are dropped, because the steps that

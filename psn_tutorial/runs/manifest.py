@@ -1,6 +1,6 @@
 """data/MANIFEST.json: every shipped file with its SHA-256 and the command that made it.
 
-``python -m psn_tutorial.runs.manifest`` brings it up to date after a base policy or a run record has been put into data/.
+``python -m psn_tutorial.runs.manifest`` brings it up to date after a base policy or a run record has come into data/.
 The problem files enter themselves (:mod:`psn_tutorial.tasks.splits`), with the arguments that make them again.
 """
 

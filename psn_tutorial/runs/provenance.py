@@ -11,13 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import psn_tutorial
 
 
 def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
     """Return where a result comes from, without the machine's name and without absolute paths."""
+    import torch  # here: whoever reads records needs none of it
+
     packages = ("torch", "transformers", "numpy", "safetensors")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -49,9 +49,7 @@ def commit() -> str | None:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(package), *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
         # Installed below another project's checkout, git would answer for that project.
@@ -70,9 +68,7 @@ def _cpu_model() -> str:
             return found[1].strip()
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     return platform.processor() or "unknown"
 
 

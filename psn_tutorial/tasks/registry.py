@@ -12,6 +12,7 @@ TASK_NAMES = ("countdown", "rules", "chain")  # with a vocabulary of their own, 
 
 
 LANGUAGE_TASKS = ("math",)  # in plain language, for a language model
+TASKS = (*TASK_NAMES, *LANGUAGE_TASKS)
 
 
 def get_task(name: str, **difficulty: Any) -> "Task[Any]":

@@ -13,6 +13,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.intervals import (
     Interval,
     bootstrap_interval,
+    number,
     paired_difference,
     resampled_means,
     seed_interval,
@@ -47,6 +48,27 @@ def test_format_takes_digits_and_leaves_the_seeds_out():
     assert f"{interval:.2f}" == ".50 [.25, .75]"
     assert f"{interval:.1%}" == "50.0% [25.0%, 75.0%]"
     assert 0.25 in interval and 0.75 in interval and 0.2499 not in interval and 0.76 not in interval
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        (Interval(0.2, 0.1, 0.3), "higher"),
+        (Interval(-0.2, -0.3, -0.1), "lower"),
+        (Interval(0.2, -0.001, 0.4), "no difference shown"),
+        (Interval(0.2, 0.0, 0.4), "no difference shown"),  # 0 itself lies in the interval
+        (Interval(-0.2, -0.4, 0.0), "no difference shown"),
+        (Interval(0.0, 0.0, 0.0), "no difference shown"),
+        (Interval(0.2, math.nan, math.nan, n=1), "no interval, so no difference shown"),
+    ],
+)
+def test_only_an_interval_without_zero_shows_a_difference(interval, verdict):
+    assert interval.verdict == verdict
+
+
+def test_a_number_has_three_decimals_or_two_digits():
+    assert [number(x) for x in (0.8081, -0.0211, 0.0, 1.0, 0.0005)] == [".808", "-.021", ".000", "1.000", ".001"]
+    assert [number(x) for x in (1.14e-6, -3e-4, 0.000499)] == ["1.1e-06", "-3.0e-04", "5.0e-04"]
 
 
 def test_json_has_null_where_there_is_no_bound():

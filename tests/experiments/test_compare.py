@@ -12,13 +12,13 @@ from scipy import stats
 
 from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
-from psn_tutorial.experiments.presets import Arm, Experiment, experiments_to_json
+from psn_tutorial.experiments.experiment import Arm, Experiment, experiments_to_json
 from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.experiments.run import run_comparison
 from psn_tutorial.jobs.interrupt import Interrupted, Stop
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
-from psn_tutorial.reporting.tables import findings, tables
+from psn_tutorial.reporting.tables import conclusions, tables
 from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.trainer import Trainer
@@ -96,7 +96,7 @@ def test_every_run_is_an_ordinary_run_folder(finished):
 
 
 def test_the_final_figures_are_means_of_the_records(finished):
-    summary = read_comparison(finished).summary()
+    summary = read_comparison(finished).to_json()
     rules = summary["rules"]["final"]
     assert rules["base"]["success"]["value"] == pytest.approx(exact(finished, "rules/base", 0))
     for arm in ARMS:
@@ -112,7 +112,7 @@ def test_the_final_figures_are_means_of_the_records(finished):
 
 
 def test_differences_are_paired_by_seed(finished):
-    summary = read_comparison(finished).summary()["rules"]
+    summary = read_comparison(finished).to_json()["rules"]
     psn, grpo = ([exact(finished, f"rules/{arm}/seed-{s}", 4) for s in (0, 3)] for arm in ("psn", "grpo"))
     differences = np.subtract(psn, grpo)
     half = stats.t.ppf(0.975, 1) * differences.std(ddof=1) / np.sqrt(2)
@@ -135,7 +135,7 @@ def test_the_frontier_path_begins_at_the_base(finished):
 
 def test_what_training_met_is_counted_over_all_steps_and_seeds(finished):
     steps = [r for seed in (0, 3) for r in RunFolder.open(finished / f"rules/psn/seed-{seed}").steps()]
-    met = read_comparison(finished).summary()["rules"]["training"]["psn"]
+    met = read_comparison(finished).to_json()["rules"]["training"]["psn"]
     assert met["rollouts"] == 2 * 4 * 16
     assert met["correct"] == sum(round(r["reward"] * 16) for r in steps)
     assert met["ess"] == pytest.approx(np.mean([r["ess"] for r in steps]))
@@ -152,17 +152,17 @@ def test_tables_and_sentences_say_the_same_as_the_summary(finished):
         for arm in results.others:
             for interval in results.difference(arm, "grpo").values():
                 assert interval.brackets() in text
-    said = [str(finding) for finding in findings(comparison.results["numbers"])]
+    said = [str(conclusion) for conclusion in conclusions(comparison.results["numbers"])]
     assert len(said) == 3  # pass@1 and pass@8 at equal steps, and pass@8 at equal pass@1
     assert all(sentence.startswith("PSN against GRPO at equal ") for sentence in said)
 
 
 def test_records_alone_are_enough(copy):
     """Shipped without checkpoints, a comparison reads the same."""
-    before = read_comparison(copy).summary()
+    before = read_comparison(copy).to_json()
     for folder in copy.rglob("checkpoints"):
         shutil.rmtree(folder)
-    assert read_comparison(copy).summary() == before
+    assert read_comparison(copy).to_json() == before
 
 
 # --- stopping and going on --------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_stopped_anywhere_it_ends_in_the_same_records(finished, tmp_path, monkey
                 read_comparison(out)
             assert stops < 60
     assert stops > 5
-    assert timeless(read_comparison(out).summary()) == timeless(read_comparison(finished).summary())
+    assert timeless(read_comparison(out).to_json()) == timeless(read_comparison(finished).to_json())
     for path in finished.rglob("eval.json"):
         assert (out / path.relative_to(finished)).read_bytes() == path.read_bytes()
     for run in finished.glob("*/*/seed-*"):

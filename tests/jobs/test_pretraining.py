@@ -9,17 +9,9 @@ from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.policies import save_policy
-from psn_tutorial.jobs.pretraining import (
-    BASES,
-    PretrainConfig,
-    Pretraining,
-    _loss,
-    _schedule,
-    demonstrations,
-    encoded,
-    tokenizer_for,
-)
-from psn_tutorial.models.tiny import TinyConfig, build_text_tokenizer, build_tokenizer, load
+from psn_tutorial.jobs.pretraining import Pretraining, _loss, _schedule, demonstrations, encoded, tokenizer_for
+from psn_tutorial.models.bases import BASES, PretrainConfig, TinyConfig
+from psn_tutorial.models.tiny import build_text_tokenizer, build_tokenizer, load
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Demonstration, get_task

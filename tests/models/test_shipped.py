@@ -13,9 +13,8 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.metrics import summarise
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
-from psn_tutorial.jobs.pretraining import BASES
 from psn_tutorial.jobs.problems import held_out_problems
-from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.bases import BASES, base_folder
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base

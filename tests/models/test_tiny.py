@@ -6,8 +6,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.models.bases import TinyConfig
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.tiny import TinyConfig, build_model, build_tokenizer, load
+from psn_tutorial.models.tiny import build_model, build_tokenizer, load
 from psn_tutorial.tasks import get_task
 
 

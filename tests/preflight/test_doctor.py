@@ -13,7 +13,7 @@ import pytest
 from psn_tutorial.cli import main
 from psn_tutorial.preflight import machine as doctor
 from psn_tutorial.preflight.findings import Finding, show
-from psn_tutorial.preflight.machine import EXTRAS, RANGES, examine, version_numbers
+from psn_tutorial.preflight.machine import EXTRAS, PINNED, examine
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
@@ -23,10 +23,9 @@ def finding(name, found=None):
     return one
 
 
-def test_ranges_and_extras_are_those_of_pyproject():
-    for name, (low, high) in RANGES.items():
-        (spec,) = [d for d in PROJECT["dependencies"] if re.match(rf"{name}\b", d)]
-        assert spec == f"{name}>={'.'.join(map(str, low))},<{'.'.join(map(str, high))}"
+def test_what_is_looked_at_is_required_by_pyproject():
+    for name in PINNED:
+        assert any(re.match(rf"{name}\b.*>=.*<", d) for d in PROJECT["dependencies"])
     for package, (extra, _) in EXTRAS.items():
         assert any(re.match(rf"{package}\b", d) for d in PROJECT["optional-dependencies"][extra])
     assert PROJECT["requires-python"] == ">=3.11"
@@ -49,16 +48,15 @@ def test_json(capsys):
 
 
 @pytest.mark.parametrize(
-    ("version", "numbers"),
-    [("2.13.0+cpu", (2, 13, 0)), ("2.14.0rc1", (2, 14, 0)), ("6.0.dev3", (6, 0)), ("5", (5,)), ("x", ())],
-)
-def test_version_numbers(version, numbers):
-    assert version_numbers(version) == numbers
-
-
-@pytest.mark.parametrize(
     ("version", "state"),
-    [("2.10.1", "bad"), ("2.11.0", "good"), ("2.13.0+cpu", "good"), ("2.14.0", "bad"), ("3.0", "bad")],
+    [
+        ("2.10.1", "bad"),
+        ("2.11.0", "good"),
+        ("2.13.0+cpu", "good"),
+        ("2.14.0rc1", "bad"),
+        ("2.14.0", "bad"),
+        ("3.0", "bad"),
+    ],
 )
 def test_a_version_outside_the_range_is_in_the_way(monkeypatch, version, state):
     real = metadata.version

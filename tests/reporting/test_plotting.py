@@ -16,8 +16,10 @@ from matplotlib.colors import to_hex
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.intervals import Interval
-from psn_tutorial.evaluation.metrics import Summary
+from psn_tutorial.evaluation.metrics import METRICS, Summary
 from psn_tutorial.reporting import plotting
+from psn_tutorial.reporting.plotting.labels import axis_label, spread_apart
+from psn_tutorial.runs.steps import FIGURES
 
 
 @pytest.fixture(autouse=True)
@@ -267,11 +269,20 @@ def test_eight_arms_have_eight_colours(arms):
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=9).map(sorted))
 def test_labels_stand_apart_and_move_as_little_as_needed(places):
-    spread = plotting._spread(places, 14.0)
+    spread = spread_apart(places, 14.0)
     assert all(b - a >= 14.0 - 1e-9 for a, b in zip(spread, spread[1:], strict=False))
     assert np.mean(spread) == pytest.approx(np.mean(places), abs=1e-6)  # least squares keeps it
     if all(b - a >= 14.0 for a, b in zip(places, places[1:], strict=False)):
         assert spread == pytest.approx(places)
+
+
+def test_every_figure_of_a_step_and_every_metric_has_a_name_of_its_own_on_an_axis():
+    names = [axis_label(name) for name in {**FIGURES, **METRICS}]
+    assert all(names) and len(set(names)) == len(names)
+    assert axis_label("coverage") == "distinct solutions found (share)"
+    assert (
+        axis_label("tokens") == "completion tokens per step" and axis_label("tokens_per_second") == "tokens per second"
+    )
 
 
 def test_nothing_is_left_behind_in_the_reader_s_style():

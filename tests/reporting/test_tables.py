@@ -1,34 +1,15 @@
-"""Words and marks: what a difference shows is said by its interval alone."""
+"""Tables, their marks and notes, and the conclusions, of records whose figures are known."""
 
-import math
 from pathlib import Path
 
-import pytest
-
-from psn_tutorial.evaluation.intervals import Interval, paired_difference
+from psn_tutorial.evaluation.intervals import paired_difference
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.results import ProblemResult
-from psn_tutorial.experiments.presets import Arm, Experiment
+from psn_tutorial.experiments.experiment import Arm, Experiment
 from psn_tutorial.experiments.results import Results
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.reporting.tables import MARKS, Table, difference_table, findings, mark, print_table, tables, verdict
-
-
-@pytest.mark.parametrize(
-    ("interval", "sign", "words"),
-    [
-        (Interval(0.2, 0.1, 0.3), "+", "higher"),
-        (Interval(-0.2, -0.3, -0.1), "-", "lower"),
-        (Interval(0.2, -0.001, 0.4), "?", "no difference shown"),
-        (Interval(0.2, 0.0, 0.4), "?", "no difference shown"),  # 0 itself lies in the interval
-        (Interval(-0.2, -0.4, 0.0), "?", "no difference shown"),
-        (Interval(0.0, 0.0, 0.0), "?", "no difference shown"),
-        (Interval(0.2, math.nan, math.nan, n=1), "?", "no interval, so no difference shown"),
-    ],
-)
-def test_only_an_interval_without_zero_shows_a_difference(interval, sign, words):
-    assert (mark(interval), verdict(interval)) == (sign, words)
-    assert f"{sign} {words.split()[0]}" in MARKS or sign == "?"
+from psn_tutorial.reporting.tables import Table, conclusions, difference_table, tables
+from psn_tutorial.reporting.terminal import print_table
 
 
 def evaluation(counts, n=16):
@@ -77,7 +58,7 @@ def test_the_frontier_is_told_apart_from_equal_steps():
     """A slower arm: ahead at equal steps, exactly on the other's path at equal pass@1."""
     half = [9, 9, 1, 1, 1, 1, 1, 1]
     grpo = run({1: half, 2: SHARP})
-    said = {f.text.split(":")[0]: f for f in findings(results(BASE, [grpo], [run({2: half})]))}
+    said = {f.text.split(":")[0]: f for f in conclusions(results(BASE, [grpo], [run({2: half})]))}
     assert said["PSN-GRPO against GRPO at equal steps, pass@16"].verdict == "higher"
     at_equal = said["PSN-GRPO against GRPO at equal pass@1 (.188), pass@16"]
     assert at_equal.verdict == "no difference shown" and "difference .000 [.000, .000]" in at_equal.text
@@ -85,12 +66,12 @@ def test_the_frontier_is_told_apart_from_equal_steps():
 
 def test_a_point_above_the_path_is_higher():
     point = [12, 12, 1, 1, 1, 1, 1, 1]  # pass@1 .234, every problem solved
-    (*_, at_equal) = findings(results(BASE, [run({1: SHARP, 2: SHARP})], [run({2: point})]))
+    (*_, at_equal) = conclusions(results(BASE, [run({1: SHARP, 2: SHARP})], [run({2: point})]))
     assert at_equal.verdict == "higher" and at_equal.text.startswith("PSN-GRPO against GRPO at equal pass@1 (.234)")
 
 
 def test_nothing_is_extrapolated():
-    (*_, at_equal) = findings(results(BASE, [run({1: SHARP, 2: SHARP})], [run({2: [16] * 8})]))
+    (*_, at_equal) = conclusions(results(BASE, [run({1: SHARP, 2: SHARP})], [run({2: [16] * 8})]))
     assert str(at_equal) == (
         "PSN-GRPO against GRPO at equal pass@1: its pass@1 of 1.000 lies outside the .125 to .250 that GRPO passed, "
         "and nothing is extrapolated: no comparison."
@@ -129,6 +110,16 @@ def test_two_evaluations_share_the_metrics_they_both_have():
     assert "pass@16" in names and "solutions found" in names and len(names) == 7
     expected = paired_difference([c / 16 for c in BASE], [c / 16 for c in SHARP])
     assert table.rows[0] == ("pass@1", f"{expected.brackets()} ?") and 0 in expected
+
+
+def test_a_difference_carries_one_mark_and_the_note_is_its_legend():
+    better, base = evaluation([16] * 8), evaluation(BASE)
+    one = [evaluation([c]) for c in (16, 2)]
+    cases = {"+ higher": (better, base), "- lower": (base, better), "? no difference shown": (base, base)}
+    for legend, sides in cases.items():
+        table = difference_table("a - b", *sides)
+        assert table.rows[0][1].endswith(f"] {legend[0]}") and legend in table.note
+    assert difference_table("a - b", *one).rows[0][1] == ".875 [no interval: 1 problem] ?"
 
 
 def test_a_table_with_more_columns_than_rows_is_turned():

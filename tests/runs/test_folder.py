@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import psn_tutorial
+from psn_tutorial.errors import UserError
 from psn_tutorial.runs import checkpoints, files
 from psn_tutorial.runs import provenance as provenance_module
 from psn_tutorial.runs.checkpoints import pack_optimizer, unpack_optimizer
-from psn_tutorial.errors import UserError
 from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.runs.folder import DamagedCheckpointWarning, RunFolder
 
@@ -339,9 +339,7 @@ def damage_is_noticed(run: RunFolder) -> None:
     assert sentence.endswith("; step 2 is used") and "\n" not in sentence
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_changed_bit_or_cut_is_noticed(tmp_path_factory, data):
     run = RunFolder.create(tmp_path_factory.mktemp("runs") / "run", {})
@@ -527,8 +525,7 @@ def test_a_full_disk_costs_only_the_new_checkpoint(run, monkeypatch, allowed):
             save(run, 6)
     folder = run.path / "checkpoints" / "step-000006"
     assert str(error.value) == (
-        f"cannot write the checkpoint {folder}: the disk is full; "
-        f"the checkpoints before it are kept"
+        f"cannot write the checkpoint {folder}: the disk is full; the checkpoints before it are kept"
     )
     assert everything_in(run.path) == before  # the half-written one gives its space back
     save(run, 6)
@@ -716,8 +713,7 @@ class Net(torch.nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         weights = {
-            name: torch.nn.Parameter(torch.randn(5, 5, generator=generator))
-            for name in ("first", "second", "third")
+            name: torch.nn.Parameter(torch.randn(5, 5, generator=generator)) for name in ("first", "second", "third")
         }
         for name in names:  # the order of registration, not the values, follows ``names``
             self.register_parameter(name, weights[name])

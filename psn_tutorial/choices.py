@@ -1,0 +1,23 @@
+"""The words that settings may hold; those of the sites and carriers of noise are explained in noise.py and carriers.py.
+
+Apart from the functions that they choose between, so that a command line and a record can be read without torch.
+"""
+
+# noise
+TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
+CARRIERS = ("auto", "weights", "dense", "lowrank")
+SPREADS = ("pooled", "per_group")
+# importance correction
+LEVELS = ("token", "sequence")
+CORRECTIONS = (*LEVELS, "none")
+MODES = ("truncate", "mask")
+# advantages and loss
+SCALES = ("std", "none")
+ADVANTAGES = (*SCALES, "pass_at_k")
+AGGREGATIONS = ("grpo", "dapo", "dr_grpo")
+# what the real-time schedule looks at
+PROBES = ("reuse", "separate")
+DIRECTIONS = ("uniform_to_policy", "policy_to_uniform")
+# the machine
+COMPUTE_TYPES = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")

@@ -1,0 +1,1 @@
+"""Run folders on the disk: settings, provenance, one line per step, checkpoints. Knows no model."""
