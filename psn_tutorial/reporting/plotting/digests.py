@@ -12,8 +12,9 @@ from psn_tutorial.reporting.plotting.style import check_not_empty
 def digest(numbers: Mapping[str, Any], digits: int = 3, columns: int = 10) -> str:
     """The numbers of a figure as a text table, rounded to ``digits`` significant digits and at least one decimal.
 
-    So a float that is not 0 always shows a point or an exponent, and is not taken for a count. Of a list longer than ``columns`` as many entries are shown, evenly spread, the first and the
-    last among them. Lists of equal length share their columns. Same numbers, same text.
+    So a float that is not 0 always shows a point or an exponent, and is not taken for a count. Of a list longer than
+    ``columns`` as many entries are shown, evenly spread, the first and the last among them. Lists of equal length share
+    their columns. Same numbers, same text.
     """
     check_range("digits", digits, low=1, whole=True)
     check_range("columns", columns, low=2, whole=True)
