@@ -43,6 +43,6 @@ def _rows(name: str, value: Any, digits: int, columns: int) -> Iterable[tuple[st
 def _rounded(value: Any, digits: int) -> str:
     if not isinstance(value, float):
         return str(value)
-    text = f"{value:#.{digits}g}" if value else "0"
+    text = f"{value:#.{digits}g}".replace(".e", "e") if value else "0"
     large = 1 < abs(value) < 1e6 and (text.endswith(".") or "e" in text)
     return f"{value:.1f}" if large else text
