@@ -1,6 +1,7 @@
 """Noise beside the weights: the same noise, nothing left behind, each row its own draw."""
 
 from dataclasses import astuple, replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -118,6 +119,16 @@ def test_the_low_rank_noise_has_its_rank_its_size_and_its_receipt(model, rank):
     for change in noise.values():
         values = torch.linalg.svdvals(change)
         assert int((values > 1e-4 * values[0]).sum()) == rank
+
+
+def test_low_rank_noises_of_two_draws_or_seeds_share_no_row_and_no_column(model):
+    layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
+    clean, changes = effective(layer), []
+    for seed, draw in ((0, 6), (0, 7), (1, 6)):
+        with carried(model, NoiseConfig(0.1, "mlp", seed=seed, carrier="lowrank", rank=3), [draw]):
+            changes.append(effective(layer) - clean)
+    for pair in combinations(changes, 2):
+        assert [int(torch.linalg.matrix_rank(torch.cat(pair, dim), atol=1e-3)) for dim in (0, 1)] == [6, 6]
 
 
 def test_the_size_of_low_rank_noise_is_right_on_average(model):
