@@ -1,5 +1,8 @@
 """Noise beside the weights: the same noise, nothing left behind, each row its own draw."""
 
+from dataclasses import astuple, replace
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -10,7 +13,7 @@ from psn_tutorial.carriers import carried, carrier_of, change_since, linear_laye
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, dequantised, load_base, load_qlora  # noqa: E402
-from psn_tutorial.noise import NoiseConfig, perturbed, stacked  # noqa: E402
+from psn_tutorial.noise import NoiseConfig, gaussian, perturbed, stacked  # noqa: E402
 
 IDS = torch.randint(3, 40, (6, 7), generator=torch.Generator().manual_seed(0))
 BESIDE = pytest.mark.parametrize("carrier", ["dense", "lowrank"])
@@ -38,9 +41,9 @@ def effective(layer):
 
 
 @BESIDE
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_no_noise_is_bitwise_the_clean_model(checkpoint, carrier, compute):
-    model, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute=compute))
+@pytest.mark.parametrize(("compute", "four_bit"), [("float32", True), ("bfloat16", True), ("bfloat16", False)])
+def test_no_noise_is_bitwise_the_clean_model(checkpoint, carrier, compute, four_bit):
+    model, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute=compute, four_bit=four_bit))
     clean = logits(model)
     for draws in ([0], [0, 1, 2]):
         with carried(model, NoiseConfig(0.0, carrier=carrier), draws) as receipt:
@@ -49,6 +52,15 @@ def test_no_noise_is_bitwise_the_clean_model(checkpoint, carrier, compute):
             else:  # one batched product instead of several plain ones may round otherwise
                 torch.testing.assert_close(logits(model), clean, atol=2e-2, rtol=1e-3)
         assert receipt.realised_sigma == receipt.norm == 0
+
+
+@BESIDE
+def test_a_layer_answers_in_the_type_it_is_asked_in(checkpoint, carrier):
+    model, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute="bfloat16"))
+    layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
+    clean = effective(layer)  # in float32
+    with carried(model, NoiseConfig(0.0, carrier=carrier), [0]):
+        assert torch.equal(effective(layer), clean)
 
 
 @BESIDE
@@ -82,6 +94,24 @@ def test_the_dense_carrier_is_the_noise_of_the_bare_model(checkpoint):
         assert receipt.norm == pytest.approx(expected.norm, rel=1e-4) and receipt.entries == expected.entries
 
 
+def test_the_dense_carrier_rounds_its_noise_as_bf16_weights_do(checkpoint):
+    config, noise = QLoRAConfig(str(checkpoint())), NoiseConfig(0.005, "mlp", relative=True, carrier="dense")
+    with perturbed(dequantised(load_base(config)[0]), noise, draw=5) as expected:
+        pass
+    with carried(load_qlora(config)[0], noise, [5]) as receipt:
+        pass
+    assert astuple(receipt)[1:] == pytest.approx(astuple(expected)[1:]) and receipt.names == expected.names
+    assert 0.1 < receipt.unchanged_fraction < 0.9
+
+
+def test_an_exception_halfway_leaves_nothing_behind(model, monkeypatch):
+    several = [gaussian] * 3  # each low-rank layer takes two
+    monkeypatch.setattr("psn_tutorial.carriers.gaussian", lambda *arguments: several.pop()(*arguments))
+    with pytest.raises(IndexError), carried(model, NoiseConfig(0.1), [0]):
+        pass
+    assert not any("forward" in vars(layer) for layer in linear_layers(model, "all").values())
+
+
 @pytest.mark.parametrize("rank", [1, 4, 16])
 def test_the_low_rank_noise_has_its_rank_its_size_and_its_receipt(model, rank):
     layers = linear_layers(model, "mlp")
@@ -92,10 +122,20 @@ def test_the_low_rank_noise_has_its_rank_its_size_and_its_receipt(model, rank):
     assert receipt.norm == pytest.approx(square**0.5, rel=1e-3)
     assert receipt.realised_sigma == pytest.approx((square / receipt.entries) ** 0.5, rel=1e-3)
     assert receipt.realised_sigma == pytest.approx(0.1, rel=0.35)
-    assert receipt.requested_sigma == pytest.approx(0.1)
+    assert receipt.requested_sigma == pytest.approx(0.1) and receipt.unchanged_fraction == 0
     for change in noise.values():
         values = torch.linalg.svdvals(change)
         assert int((values > 1e-4 * values[0]).sum()) == rank
+
+
+def test_low_rank_noises_of_two_draws_or_seeds_share_no_row_and_no_column(model):
+    layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
+    clean, changes = effective(layer), []
+    for seed, draw in ((0, 6), (0, 7), (1, 6)):
+        with carried(model, NoiseConfig(0.1, "mlp", seed=seed, carrier="lowrank", rank=3), [draw]):
+            changes.append(effective(layer) - clean)
+    for pair in combinations(changes, 2):
+        assert [int(torch.linalg.matrix_rank(torch.cat(pair, dim), atol=1e-3)) for dim in (0, 1)] == [6, 6]
 
 
 def test_the_size_of_low_rank_noise_is_right_on_average(model):
@@ -133,6 +173,8 @@ def test_antithetic_draws_are_opposite(model, carrier):
             changes.append(effective(layer) - clean)
     torch.testing.assert_close(changes[0], -changes[1], atol=1e-5, rtol=1e-4)
     assert (changes[0] - changes[2]).abs().max() > 0.05
+    with carried(model, NoiseConfig(0.1, "mlp", carrier=carrier), [3]):
+        torch.testing.assert_close(effective(layer) - clean, changes[0])
 
 
 def test_relative_noise_is_a_multiple_of_each_weights_rms(model):
@@ -177,14 +219,21 @@ def test_auto_takes_the_carrier_that_the_model_allows(model, policy):
         assert not torch.equal(plain.model.layers[0].mlp.up_proj.weight, before)
 
 
-def test_the_carrier_weights_is_perturbed_for_one_draw_and_stacked_for_several(policy):
-    _, tokenizer, plain = policy()
-    noise, ids = NoiseConfig(0.1, seed=3), IDS % len(tokenizer)
+def test_weights_and_dense_are_perturbed_for_one_draw_and_stacked_for_several(policy):
+    _, tokenizer, plain = policy(sizes={"architecture": "qwen2"})
+    with torch.no_grad():
+        for name, p in plain.named_parameters():
+            if "bias" in name:
+                p.fill_(0.5)
+    noise, ids = NoiseConfig(0.1, r"_proj\.weight", seed=3), IDS % len(tokenizer)
     for draws, context in (([5], perturbed(plain, noise, 5)), ([5, 2], stacked(plain, noise, [5, 2]))):
         with context as expected:
             there = logits(plain, ids)
         with carried(plain, noise, draws) as receipt:
             assert torch.equal(logits(plain, ids), there) and receipt == expected
+        with carried(plain, replace(noise, carrier="dense"), draws) as receipt:
+            torch.testing.assert_close(logits(plain, ids), there, atol=1e-4, rtol=1e-4)
+        assert astuple(receipt)[1:] == pytest.approx(astuple(expected)[1:]) and receipt.names == expected.names
 
 
 def test_how_far_training_moved_the_targets_is_a_euclidean_length(policy):

@@ -236,7 +236,7 @@ def test_zero_sigma_is_the_clean_model(policy):
 
 
 def test_the_defaults_are_those_of_the_settings():
-    assert TrainConfig(sigma=0.1).noise(0.1) == NoiseConfig(0.1)
+    assert NoiseConfig.of(TrainConfig(), 0.1) == NoiseConfig(0.1)
 
 
 def test_mistakes_are_told_in_a_sentence(policy):
