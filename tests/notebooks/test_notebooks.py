@@ -65,9 +65,9 @@ def decimals(text):
 
 
 def shown_in(number, text):
-    """Is the number printed in the text, as it stands (0.5 and .5 are one), and not as part of a longer one?"""
+    """Is the number printed in the text, as it stands (0.5, .5 and 0.50 are one), and not as part of a longer one?"""
     digits = number.lstrip("0")
-    return re.search(rf"(?<![\d.])0?{re.escape(digits)}(?!\d)", text) is not None
+    return re.search(rf"(?<![\d.])0?{re.escape(digits)}0*(?!\d)", text) is not None
 
 
 def can_fail(check):
@@ -235,7 +235,12 @@ def test_decimals_in_prose_stand_in_an_output_or_in_a_record(notebook):
 def test_decimals_are_found_and_compared_whole():
     prose = "From .137 to 0.18, not $0.5$, `0.7` or [this](x/2.5), in arXiv 2602.02555 (v1.2.3).\n| 3.5 |"
     assert decimals(prose) == [".137", "0.18"]
-    assert shown_in("0.18", "is .18 [.1, .2]") and shown_in(".18", "0.18,") and shown_in("1.8", "(1.8)")
+    assert (
+        shown_in("0.18", "is .18 [.1, .2]")
+        and shown_in("0.4", "0.40")
+        and shown_in(".18", "0.18,")
+        and shown_in("1.8", "(1.8)")
+    )
     assert not shown_in("0.18", "1.18 .181 0.185") and not shown_in("1.8", "11.8 1.85 .8")
 
 
