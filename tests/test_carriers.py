@@ -60,7 +60,7 @@ def test_a_layer_answers_in_the_type_it_is_asked_in(checkpoint, carrier):
     layer = linear_layers(model, "mlp")["model.layers.0.mlp.up_proj.weight"]
     clean = effective(layer)  # in float32
     with carried(model, NoiseConfig(0.0, carrier=carrier), [0]):
-        assert torch.equal(effective(layer), clean)
+        torch.testing.assert_close(effective(layer), clean, atol=0, rtol=0)
 
 
 @BESIDE
