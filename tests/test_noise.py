@@ -1,3 +1,5 @@
+from dataclasses import astuple
+
 import pytest
 import torch
 from hypothesis import given
@@ -64,6 +66,7 @@ def test_the_receipt_measures_what_was_done(policy):
     assert receipt.realised_sigma == pytest.approx(0.05, rel=4 / (2 * receipt.entries) ** 0.5)
     assert receipt.norm == pytest.approx(float(change.norm()), rel=1e-5)
     assert receipt.unchanged_fraction < 0.01
+    assert {type(number) for number in astuple(receipt)[2:]} == {float}  # what a record can hold
 
 
 def test_relative_sigma_follows_each_tensor(policy):
@@ -235,8 +238,10 @@ def test_zero_sigma_is_the_clean_model(policy):
         assert receipt.realised_sigma == 0 and receipt.unchanged_fraction == 1
 
 
-def test_the_defaults_are_those_of_the_settings():
+def test_noise_is_what_the_settings_say_and_its_defaults_are_theirs():
     assert NoiseConfig.of(TrainConfig(), 0.1) == NoiseConfig(0.1)
+    every = {"targets": "all", "relative": True, "seed": 3, "antithetic": True, "carrier": "dense"}
+    assert NoiseConfig.of(TrainConfig(**every, noise_rank=5, draws=2), 0.1) == NoiseConfig(0.1, **every, rank=5)
 
 
 def test_mistakes_are_told_in_a_sentence(policy):
