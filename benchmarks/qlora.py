@@ -17,7 +17,7 @@ from psn_tutorial.config import TrainConfig
 from psn_tutorial.jobs.policies import save_policy
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.qlora import COMPUTE, QLoRAConfig, load_qlora
-from psn_tutorial.models.tiny import ARCHITECTURES, build_tokenizer
+from psn_tutorial.models.tiny import CLASSES, build_tokenizer
 from psn_tutorial.preflight.budget import GIB, SHAPES, Load, Shape, memory
 from psn_tutorial.tasks.base import Verdict
 from psn_tutorial.trainer import Trainer
@@ -48,7 +48,7 @@ class HalfRight:
 def random_model(shape: Shape, compute: str, device: str):
     """A Qwen of this shape with random weights, written once and loaded in NF4; a tokenizer with a word per token."""
     tokenizer = build_tokenizer([f"word{number}" for number in range(shape.vocabulary - 3)])
-    settings, architecture = ARCHITECTURES["qwen3" if shape.head_norms else "qwen2"]
+    settings, architecture = CLASSES["qwen3" if shape.head_norms else "qwen2"]
     torch.manual_seed(0)
     model = architecture(
         settings(

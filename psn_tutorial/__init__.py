@@ -34,7 +34,7 @@ _HOME = {
     "rollout": ("Rollouts", "completion_logps", "responses", "sample", "spread_draws"),
     "schedulers": ("AnnealedSigma", "ConstantSigma", "KLTargetSigma", "RealtimeSigma"),
     "signals": ("self_certainty", "semantic_similarity"),
-    "tasks": ("get_task", "load_split"),
+    "tasks": ("get_task", "load_split", "register_task"),
     "tasks.math": ("load_problems", "verify_math"),
     "trainer": ("Trainer",),
 }

@@ -157,7 +157,7 @@ class EvaluationConfig:
         if self.eval_problems is not None:
             check_range("eval_problems", self.eval_problems, low=1, whole=True)
         task = get_task(self.task, **self.difficulty)
-        if self.samples == 0 and not hasattr(task, "exact_success"):
+        if self.samples == 0 and not task.exact:
             raise UserError(f"samples must be >= 1: {self.task} has no exact probabilities, got 0")
 
     @property

@@ -1,11 +1,10 @@
-"""Settings: one dataclass, three ways in (Python, JSON, command line), the same sentences out.
+"""Settings: one dataclass, made in Python, from JSON or from flags; the same error sentences in all three.
 
-A settings class is a plain dataclass whose fields are bool, int, float, str, ``Literal[...]``,
-another settings class, ``tuple[X, ...]`` of the simple ones, or any of them ``| None``; and
-``dict[str, Any]`` of named values that somebody else checks (a task's difficulty). Its
-``__post_init__`` states what is allowed with the ``check_*`` functions below.
-``field(metadata={"help": ..., "choices": ...})`` feeds ``--help``; the choices are enforced here,
-on the way in from JSON and from the command line.
+A settings class is a plain dataclass whose fields are bool, int, float, str, another settings class,
+``tuple[X, ...]`` of the simple types, or one of them ``| None``; or ``dict[str, Any]``: named values that are checked
+elsewhere (a task's difficulty). Its ``__post_init__`` checks with the ``check_*`` functions of
+:mod:`psn_tutorial.errors`. ``option`` gives a field its line of ``--help`` and its choices, which ``from_mapping``
+checks. :mod:`psn_tutorial.cli.flags` makes the flags.
 """
 
 import dataclasses
@@ -13,13 +12,13 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from psn_tutorial.errors import UserError, check_choice, shown, suggest
 
 Settings = TypeVar("Settings")
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 
 
 def option(default: Any, text: str, choices: tuple[Any, ...] | None = None) -> Any:
@@ -69,7 +68,7 @@ def _prefixed(where: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         raise UserError(f"{where}: {error}") from None
 
 
-def _split_optional(hint: Any) -> tuple[Any, bool]:
+def split_optional(hint: Any) -> tuple[Any, bool]:
     """``int | None`` -> (int, True); ``int`` -> (int, False)."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
@@ -84,15 +83,12 @@ def _typed(name: str, value: Any, hint: Any, where: str, start: Any = None) -> A
 
     ``start`` is the value it replaces: nested settings keep what the new value leaves out.
     """
-    kind, optional = _split_optional(hint)
+    kind, optional = split_optional(hint)
     if value is None and optional:
         return None
     if dataclasses.is_dataclass(kind):
         base = start if isinstance(start, kind) else None
         return from_mapping(kind, value, f"{where}, {name}", base)
-    if typing.get_origin(kind) is Literal:
-        _prefixed(where, check_choice, name, value, typing.get_args(kind))
-        return value
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: {name} must be a list, got {shown(value)}")
@@ -106,7 +102,7 @@ def _typed(name: str, value: Any, hint: Any, where: str, start: Any = None) -> A
         value = _prefixed(where, _as_float, name, value)
     # type() and not isinstance(): True is an int to Python, and never a step count to a reader.
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        wanted = _KINDS[kind] + (" or null" if optional else "")
+        wanted = KINDS[kind] + (" or null" if optional else "")
         raise UserError(f"{where}: {name} must be {wanted}, got {shown(value)}")
     return value
 

@@ -34,7 +34,7 @@ from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_opt
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.schedulers import make_scheduler
 from psn_tutorial.signals import mean_certainty, semantic_similarity
-from psn_tutorial.tasks.base import Task, verdicts
+from psn_tutorial.tasks.base import Task
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Trainer:
         """Rewards [P, G], 1 for a correct answer and 0 for a wrong one. Each different answer is judged once."""
         answers = [(b // self.config.group, text) for b, text in enumerate(texts)]
         distinct = list(dict.fromkeys(answers))
-        judged = verdicts(self.task, [text for _, text in distinct], [problems[p] for p, _ in distinct])
+        judged = self.task.verify_many([text for _, text in distinct], [problems[p] for p, _ in distinct])
         correct = {answer: float(verdict.correct) for answer, verdict in zip(distinct, judged, strict=True)}
         return torch.tensor([correct[answer] for answer in answers]).view(len(problems), self.config.group)
 

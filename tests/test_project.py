@@ -1,7 +1,9 @@
 """What the project says of itself is true: versions, paths, commands, links, sums."""
 
+import ast
 import hashlib
 import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -232,17 +234,20 @@ def test_every_named_path_exists(folder, text):
     assert not missing, f"named, but not there: {sorted(missing)}"
 
 
+def anchors(text: str) -> set[str]:
+    """What a link can name in a page: its headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize(("folder", "text"), PAGES)
 def test_every_link_leads_somewhere(folder, text):
-    anchors = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", text, re.M)
-    }
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:].lower() in anchors, target
-        elif not re.match(r"https?://|attachment:|mailto:", target):
-            assert (folder / target.split("#")[0]).exists(), target
+        if not re.match(r"https?://|attachment:|mailto:", target):
+            file, _, anchor = target.partition("#")
+            assert not file or (folder / file).exists(), target
+            if anchor and (not file or file.endswith(".md")):
+                assert anchor in anchors((folder / file).read_text(encoding="utf-8") if file else text), target
 
 
 @pytest.mark.parametrize(("folder", "text"), PAGES)
@@ -279,6 +284,75 @@ def test_the_layout_table_names_every_folder_of_the_top_level():
     folders = {path.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT}
     for folder in folders - {".ci"}:
         assert f"[{folder}/]({folder})" in readme
+
+
+@pytest.mark.parametrize(("folder", "text"), PAGES)
+def test_every_named_module_can_be_run(folder, text):
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize(("folder", "text"), PAGES)
+def test_every_named_command_knows_its_options(folder, text, capsys):
+    from psn_tutorial.cli import COMMANDS, main
+
+    code = re.findall(r"```.*?```|`[^`\n]+`", text, re.S)
+    for name, options in re.findall(r"psn-tutorial (\w+)((?:[ =][^\s`]+)*)", "\n".join(code)):
+        assert name in COMMANDS
+        main([name, "--help"])
+        known = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+        assert set(re.findall(r"--[a-z][\w-]*", options)) <= known
+
+
+def test_the_layout_table_names_every_module_and_package():
+    from tests.architecture import files
+
+    readme = (ROOT / "README.md").read_text()
+    layout = readme[readme.index("## What stands where") : readme.index("## How results are recorded")]
+    linked = re.findall(r"^\|.*", layout, re.M)
+    linked = re.findall(r"\]\(psn_tutorial/(\w+)(?:\.py)?\)", "\n".join(linked))
+    assert sorted(linked) == sorted(files())
+
+
+# CONTRIBUTING.md
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def names_in_code() -> set[str]:
+    """Every function, class, field and constant that the library and its tests define."""
+    names = set()
+    for path in [path for path in FILES if path.suffix == ".py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_every_name_that_contributing_gives_is_defined():
+    named = set(re.findall(r"`(\w+)`", CONTRIBUTING))
+    assert len(named) > 40 and named <= names_in_code()
+
+
+def test_contributing_lists_what_a_task_must_have_and_may_have():
+    from psn_tutorial.tasks import Task
+
+    must, may = (
+        set(re.findall(r"`([a-z_]+)`", re.search(rf"- It {word} have(.*?)\n- ", CONTRIBUTING, re.S)[1]))
+        for word in ("must", "may")
+    )
+    public = {name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")}
+    assert must == Task.__abstractmethods__
+    assert may == public - must - {"name"}
+
+
+def test_the_picture_of_the_architecture_is_shown():
+    for page in (CONTRIBUTING, (ROOT / "README.md").read_text()):
+        assert "](architecture.svg)" in page
 
 
 # What must not be in the project

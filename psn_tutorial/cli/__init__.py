@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from psn_tutorial import __version__
-from psn_tutorial.cli.flags import NAME, Parser
+from psn_tutorial.cli.parser import NAME, Parser
 from psn_tutorial.errors import UserError, suggest
 from psn_tutorial.jobs.malloc import keep_freed_memory
 

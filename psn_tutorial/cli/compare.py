@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from psn_tutorial.cli.flags import NAME, Parser, only, whole_number
+from psn_tutorial.cli.flags import reader
 from psn_tutorial.cli.output import command_line, resumable
+from psn_tutorial.cli.parser import NAME, Parser, only
 from psn_tutorial.cli.report import show_comparison
 from psn_tutorial.errors import UserError
+from psn_tutorial.experiments.experiment import experiments_from_json, narrowed
+from psn_tutorial.experiments.presets import preset
+from psn_tutorial.runs.files import read_json
 
 
 def run(words: list[str]) -> int:
     """Train all arms of a preset and write the report."""
-    from psn_tutorial.experiments.experiment import experiments_from_json, narrowed
-    from psn_tutorial.experiments.presets import preset
-
     parser = Parser(
         f"{NAME} compare",
         "Train every arm of an experiment from the same base, evaluate, compare, and report.",
@@ -38,7 +39,7 @@ Run it again and it goes on where it stopped; finished runs are kept.""",
     parser.add_argument("--out", metavar="FOLDER", help="where to [default: runs/<preset>]")
     parser.add_argument("--experiment", metavar="NAME", nargs="+", help="only these [default: all]")
     parser.add_argument("--arms", metavar="NAME", nargs="+", help="only these [default: all]")
-    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=whole_number, help="instead of the preset's")
+    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=reader(int), help="instead of the preset's")
     parser.add_argument("--base", metavar="FOLDER", help="start from this policy; with one experiment")
     args = parser.parse_args(words)
     if args.resume:
@@ -51,10 +52,10 @@ Run it again and it goes on where it stopped; finished runs are kept.""",
         out = Path(args.out or f"runs/{file.stem if file else args.preset or 'demo'}")
     if file and args.preset:
         raise UserError("--preset and --file cannot both say what to compare")
-    from psn_tutorial.runs.files import read_json
-
     experiments = experiments_from_json(read_json(file), str(file)) if file else preset(args.preset or "demo")
     experiments = narrowed(experiments, args.experiment, args.arms, args.seeds, args.base)
+
+    # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.experiments.run import run_comparison
 
     with resumable(command_line("compare", "--resume", out)):

@@ -2,17 +2,20 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from psn_tutorial.cli.flags import NAME, Parser, add_flags, from_flags
+from psn_tutorial.cli.flags import add_flags, from_flags
 from psn_tutorial.cli.output import print_summary
+from psn_tutorial.cli.parser import NAME, Parser
+from psn_tutorial.config import EvaluationConfig
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation.results import Evaluation
+from psn_tutorial.jobs.records import RunRecord
+from psn_tutorial.reporting.tables import difference_table
+from psn_tutorial.reporting.terminal import print_table
 
 
 def run(words: list[str]) -> int:
     """Sample answers from a policy and tell pass@k and coverage."""
-    from psn_tutorial.config import EvaluationConfig
-
     parser = Parser(
         f"{NAME} evaluate",
         "Evaluate a clean policy: pass@k, coverage of solutions, exact success where it exists.",
@@ -35,9 +38,10 @@ def run(words: list[str]) -> int:
     parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
     add_flags(parser, EvaluationConfig)
     args = parser.parse_args(words)
-    own = _own_settings(args.policy)
-    config = from_flags(EvaluationConfig, args, own)
+    config = from_flags(EvaluationConfig, args, _own_settings(args.policy))
     other = _read_evaluation(args.against) if args.against else None
+
+    # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.jobs.evaluating import evaluate_policy
     from psn_tutorial.jobs.policies import base_of
 
@@ -47,7 +51,7 @@ def run(words: list[str]) -> int:
     record = evaluate_policy(out, policy, config, command, sys.stderr.isatty())
     print_summary(record.last, f"{policy} on {config.task}")
     if other is not None:
-        _print_differences(record.last, other, f"minus {args.against}")
+        print_table(difference_table(f"minus {args.against}", record.last, other))
     print(f"record: {out}")
     return 0
 
@@ -58,26 +62,16 @@ def _short_name(policy: str | None) -> str:
     return "-".join(parts[-4:])
 
 
-def _own_settings(policy: str | None) -> Any:
-    """How a run evaluates itself: the starting point of --task and the like."""
+def _own_settings(policy: str | None) -> EvaluationConfig | None:
+    """How a run evaluates itself, which flags are laid over; None when ``policy`` is no run."""
     if policy is None or not (Path(policy) / "provenance.json").is_file():
         return None
-    from psn_tutorial.jobs.records import RunRecord
-
     return RunRecord.read(policy).settings.evaluation()
 
 
-def _read_evaluation(folder: str) -> Any:
-    from psn_tutorial.jobs.records import RunRecord
-
+def _read_evaluation(folder: str) -> Evaluation:
+    """The last evaluation in a run folder. Raises UserError when there is none."""
     record = RunRecord.read(folder)
     if record.evaluations is None:
         raise UserError(f"{folder} holds no evaluation")
     return record.evaluations.last
-
-
-def _print_differences(results: Any, other: Any, title: str) -> None:
-    from psn_tutorial.reporting.tables import difference_table
-    from psn_tutorial.reporting.terminal import print_table
-
-    print_table(difference_table(title, results, other))

@@ -5,17 +5,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from psn_tutorial.cli.flags import NAME
+from psn_tutorial.cli.parser import NAME
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation.metrics import summarise
+from psn_tutorial.evaluation.results import Evaluation
+from psn_tutorial.jobs.interrupt import Interrupted
+from psn_tutorial.reporting.tables import summary_table
+from psn_tutorial.reporting.terminal import print_table
 
 
 @contextmanager
 def resumable(command: str) -> Iterator[None]:
-    """Say how to go on, whether the work was stopped in order, at once, or by a full disk."""
-    from psn_tutorial.jobs.interrupt import Interrupted
+    """Print how to go on with ``command`` when the work inside is stopped, and exit with 128 + the signal's number.
 
+    The error of a full disk says it too.
+    """
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -29,12 +34,10 @@ def resumable(command: str) -> Iterator[None]:
 
 
 def command_line(*words: str | Path) -> str:
+    """``psn-tutorial`` with these words, quoted as a shell needs it."""
     return shlex.join([NAME, *map(str, words)])
 
 
-def print_summary(results: Any, title: str) -> None:
-    from psn_tutorial.evaluation.metrics import summarise
-    from psn_tutorial.reporting.tables import summary_table
-    from psn_tutorial.reporting.terminal import print_table
-
+def print_summary(results: Evaluation, title: str) -> None:
+    """Print the metrics of one evaluation."""
     print_table(summary_table(title, summarise([results])))

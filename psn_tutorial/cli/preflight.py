@@ -1,13 +1,15 @@
 """psn-tutorial preflight: two steps of a run, looked at closely."""
 
-from psn_tutorial.cli.flags import NAME, TRAIN_GROUPS, Parser, add_grouped_flags, from_flags
+from psn_tutorial.cli.flags import add_flags, from_flags
 from psn_tutorial.cli.output import command_line
+from psn_tutorial.cli.parser import NAME, Parser
+from psn_tutorial.cli.train import HEADINGS
+from psn_tutorial.config import RunConfig
+from psn_tutorial.preflight.findings import show
 
 
 def run(words: list[str]) -> int:
     """Take two steps of a run and look at them closely."""
-    from psn_tutorial.config import RunConfig
-
     parser = Parser(
         f"{NAME} preflight",
         "Take two steps with the settings of `train`, keep nothing, and say what would go wrong: prompt, length, "
@@ -20,10 +22,11 @@ def run(words: list[str]) -> int:
       {NAME} preflight --task rules""",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    add_grouped_flags(parser, RunConfig, TRAIN_GROUPS)
+    add_flags(parser, RunConfig, HEADINGS)
     args = parser.parse_args(words)
     config = from_flags(RunConfig, args)
-    from psn_tutorial.preflight.findings import show
+
+    # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.preflight.run import preflight
 
     return show(preflight(config), args.json, f"Nothing is in the way of: {command_line('train', *words)}")

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from psn_tutorial.cli.flags import NAME, Parser, add_flags, from_flags, only
+from psn_tutorial.cli.flags import add_flags, from_flags
 from psn_tutorial.cli.output import command_line, print_summary, resumable
+from psn_tutorial.cli.parser import NAME, Parser, only
+from psn_tutorial.models.bases import BASES, PretrainConfig
 
 
 def run(words: list[str]) -> int:
     """Make a base policy."""
-    from psn_tutorial.models.bases import BASES, PretrainConfig
-
     parser = Parser(
         f"{NAME} pretrain",
         "Make a tiny base policy: supervised training on a task's demonstrations, from a seed.",
@@ -37,6 +37,8 @@ evaluated on are never demonstrated.""",
     else:
         task = getattr(args, "task", "countdown")
         config = from_flags(PretrainConfig, args, {base.task: base for base in BASES.values()}.get(task))
+
+    # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.jobs.interrupt import Stop
     from psn_tutorial.jobs.policies import require_new
     from psn_tutorial.jobs.pretraining import PretrainingJob

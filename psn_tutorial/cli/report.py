@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from psn_tutorial.cli.flags import NAME, Parser
+from psn_tutorial.cli.parser import NAME, Parser
+from psn_tutorial.experiments.results import read_comparison
+from psn_tutorial.reporting.terminal import print_results
 
 
 def run(words: list[str]) -> int:
@@ -20,9 +22,7 @@ def run(words: list[str]) -> int:
 
 def show_comparison(folder: Path) -> int:
     """Print the tables of a comparison, write its report, and say where everything is."""
-    from psn_tutorial.experiments.results import read_comparison
-    from psn_tutorial.reporting.page import write_report
-    from psn_tutorial.reporting.terminal import print_results
+    from psn_tutorial.reporting.page import write_report  # here: --help does not wait until Matplotlib is imported
 
     comparison = read_comparison(folder)
     for results in comparison.results.values():

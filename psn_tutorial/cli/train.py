@@ -3,17 +3,74 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from psn_tutorial.cli.flags import NAME, TRAIN_GROUPS, Parser, add_grouped_flags, from_flags, only
+from psn_tutorial.cli.flags import add_flags, from_flags
 from psn_tutorial.cli.output import command_line, print_summary, resumable
+from psn_tutorial.cli.parser import NAME, Parser, only
+from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, suggest
+from psn_tutorial.experiments.presets import preset
+
+# of --help, with the settings under each
+HEADINGS = {
+    "the task": ("task", "difficulty", "base", "train_file", "seed"),
+    "the model": ("lora_rank", "lora_alpha", "four_bit", "compute", "device"),
+    "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch", "recompute"),
+    "exploration: parameter-space or action-space noise": (
+        "sigma",
+        "targets",
+        "relative",
+        "draws",
+        "spread",
+        "antithetic",
+        "carrier",
+        "noise_rank",
+        "sampling_temperature",
+    ),
+    "how sigma moves": (
+        "schedule",
+        "sigma_end",
+        "sigma_steps",
+        "sigma_shape",
+        "kl_target",
+        "kl_tolerance",
+        "kl_factor",
+        "realtime_target",
+        "realtime_mix",
+        "realtime_factor",
+        "similarity_scale",
+        "probes",
+        "encoder",
+        "certainty",
+        "sigma_low",
+        "sigma_high",
+    ),
+    "importance correction": ("correction", "correction_mode", "cap", "mixture"),
+    "GRPO": (
+        "advantage",
+        "pass_k",
+        "aggregation",
+        "clip_low",
+        "clip_high",
+        "kl_coef",
+        "entropy_coef",
+        "lr",
+        "grad_clip",
+    ),
+    "evaluation and checkpoints": (
+        "evaluate",
+        "eval_every",
+        "eval_file",
+        "eval_problems",
+        "samples",
+        "batch",
+        "save_every",
+    ),
+}
 
 
 def run(words: list[str]) -> int:
     """Train one policy and evaluate it."""
-    from psn_tutorial.config import RunConfig
-
     parser = Parser(
         f"{NAME} train",
         "Train a policy with GRPO, or with PSN-GRPO where --sigma is above 0, into a run folder.",
@@ -39,7 +96,7 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     parser.add_argument(
         "--tensorboard", action="store_true", default=None, help="also draw curves for TensorBoard in the run folder"
     )
-    add_grouped_flags(parser, RunConfig, TRAIN_GROUPS)
+    add_flags(parser, RunConfig, HEADINGS)
     args = parser.parse_args(words)
 
     if args.resume:
@@ -47,6 +104,8 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     else:
         config = from_flags(RunConfig, args, _preset_settings(args))
         folder = Path(args.out or _folder_name(config))
+
+    # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.jobs.board import Board, summary_writer
     from psn_tutorial.jobs.interrupt import Stop
     from psn_tutorial.jobs.progress import follow
@@ -69,12 +128,10 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     return 0
 
 
-def _preset_settings(args: argparse.Namespace) -> Any:
-    """The arm of a preset that flags are laid over; None without --preset."""
+def _preset_settings(args: argparse.Namespace) -> RunConfig | None:
+    """The arm of a preset that flags are laid over; None without --preset and --arm."""
     if args.preset is None and args.arm is None:
         return None
-    from psn_tutorial.experiments.presets import preset
-
     experiments = preset(args.preset or "demo").values()
     tasks = {experiment.task: experiment for experiment in experiments}
     task = getattr(args, "task", None)
@@ -87,7 +144,8 @@ def _preset_settings(args: argparse.Namespace) -> Any:
     return tasks[task].config(arm, seed=0)
 
 
-def _folder_name(config: Any) -> str:
+def _folder_name(config: RunConfig) -> str:
+    """runs/rules-psn0.8-seed0"""
     kind = f"psn{config.sigma:g}" if config.noisy else "grpo"
     if config.hot:
         kind += f"-hot{config.sampling_temperature:g}"

@@ -1,8 +1,8 @@
 """Does an arm find more at EQUAL pass@1? A point against another arm's path of checkpoints.
 
-In training pass@1 rises and pass@256 falls. An arm that only learns more slowly stands earlier on
-the same path, with a higher pass@256 and a lower pass@1, and is ahead in pass@256 at equal steps.
-So ask instead: when the other arm had this pass@1, earlier in its training, what was its pass@256?
+Training can raise pass@1 and lower pass@256. An arm that only learns more slowly is then earlier on
+the same path, with a lower pass@1 and a higher pass@256, and wins in pass@256 at equal steps. So ask
+instead: when the other arm, earlier in its training, had this pass@1, what was its pass@256?
 
 The path joins the checkpoints in the order of training by straight lines. Where it has a pass@1
 more than once, its best value counts: one could have stopped there. This choice is made after the
@@ -60,7 +60,7 @@ class FrontierGap:
 
     @property
     def partly(self) -> str:
-        """ ", from the 67% of seeds that overlap"; "" where all do."""
+        """The end of a sentence, ", from the 67% of seeds that overlap"; "" where all overlap."""
         if self.difference is None or self.inside == 1:
             return ""
         what = "seeds" if self.difference.unit == "seeds" else "resamples"
@@ -160,12 +160,12 @@ def _gap(means: Floats) -> Floats:
     """Point's y minus the path's best y at the point's x, nan outside: [2, 1 + C, R] -> [R]."""
     (x, path_x), (y, path_y) = ((row[0], row[1:]) for row in means)
     start_x, end_x, start_y, end_y = path_x[:-1], path_x[1:], path_y[:-1], path_y[1:]
-    # A point that is itself the path's first or last checkpoint must not fall out by rounding.
+    # A point that is itself the path's first or last checkpoint must not lie outside by rounding.
     rounding = 1e-12
     between = (np.minimum(start_x, end_x) - rounding <= x) & (x <= np.maximum(start_x, end_x) + rounding)
     step = end_x - start_x
     share = np.divide(x - start_x, step, out=np.zeros_like(step), where=step != 0)
-    # An upright piece of the path offers the better of its two ends.
+    # Where two checkpoints have the same x, the better of the two counts.
     level = np.where(step == 0, np.maximum(start_y, end_y), start_y + share * (end_y - start_y))
     best = np.where(between, level, -np.inf).max(0)
     return np.where(np.isneginf(best), np.nan, y - best)

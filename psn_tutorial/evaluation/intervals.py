@@ -55,7 +55,7 @@ class Interval:
 
     @property
     def units(self) -> str:
-        """ "60 problems", "1 seed"."""
+        """How many units of replication, and of what kind: "60 problems", "1 seed"."""
         return f"{self.n} {self.unit if self.n != 1 else self.unit.removesuffix('s')}"
 
     @property
@@ -65,9 +65,9 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """What the interval of a difference shows.
+        """What the interval of a difference shows: "higher", "lower" or "no difference shown" (0 lies in it).
 
-        "higher", "lower", "no difference shown" (0 lies in it), or that there is no interval.
+        Where there is no interval: "no interval, so no difference shown".
         """
         if math.isnan(self.low):
             return "no interval, so no difference shown"
@@ -76,7 +76,7 @@ class Interval:
         return "lower" if self.high < 0 else "no difference shown"
 
     def brackets(self, spec: str = "") -> str:
-        """``.137 [.121, .155]``, without the number of seeds; all three with ``spec``, or with ``digits``."""
+        """``.137 [.121, .155]`` without the number of seeds; spec: the format of all three, "" for ``digits``."""
         numbers = (self.value, self.low, self.high)
         value, low, high = (short(x, spec or digits(*numbers)) for x in numbers)
         if math.isnan(self.low):

@@ -1,4 +1,4 @@
-"""The record of evaluations, eval.json: counts per problem, small enough to ship.
+"""The record of a run's evaluations, eval.json: counts per problem.
 
     {"task": "countdown", "samples": 256, "temperature": 1.0, "seed": 0,
      "problems": [{"problem": "3 7 12 5 -> 38 :", "total_solutions": 31, "total_families": 9}, ...],
@@ -25,9 +25,9 @@ FIXED = ("problem", "total_solutions", "total_families")
 
 @dataclass
 class EvaluationRecord:
-    """What was measured along one run.
+    """The evaluations of one run.
 
-    task, samples, temperature, seed: how it was measured.
+    task, samples, temperature, seed: how they were made.
     steps: training step -> one result per problem, the same problems at every step.
     """
 
@@ -45,7 +45,7 @@ class EvaluationRecord:
         return self.steps[max(self.steps)]
 
     def write(self, path: str | Path) -> None:
-        """Write eval.json in one piece. Raises UserError when it cannot be written."""
+        """Write eval.json, replacing the file as a whole. Raises UserError when it cannot be written."""
         head = {"task": self.task, "samples": self.samples}
         head |= {"temperature": self.temperature, "seed": self.seed}
         problems = [{name: getattr(r, name) for name in FIXED} for r in self.last]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psn_tutorial.errors import UserError, check_range, shown, suggest
-from psn_tutorial.tasks.base import Task, verdicts
+from psn_tutorial.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def tally(problem: Any, responses: Mapping[str, int], task: Task, exact: float |
     solutions: Counter[str] = Counter()
     families: Counter[str] = Counter()
     correct = 0
-    judged = verdicts(task, list(responses), [problem] * len(responses))
+    judged = task.verify_many(list(responses), [problem] * len(responses))
     for count, verdict in zip(responses.values(), judged, strict=True):
         if verdict.correct:
             correct += count

@@ -49,7 +49,7 @@ def evaluate(
     check_count("samples", samples, low=0)
     check_count("batch", batch)
     if samples == 0:
-        if not hasattr(task, "exact_success"):
+        if not task.exact:
             raise UserError(f"samples must be >= 1: {task.name} has no exact probabilities, got 0")
         exact = [exact_success(policy, task, problem, temperature) for problem in problems]
         return [tally(problem, {}, task, p) for problem, p in zip(problems, exact, strict=True)]
@@ -70,7 +70,7 @@ def evaluate(
             texts += responses(policy.tokenizer, rollouts)
         for i, problem in enumerate(some):
             exact = None
-            if hasattr(task, "exact_success"):
+            if task.exact:
                 with suppress(UserError):  # too many accepted answers to list: the samples have to do
                     exact = exact_success(policy, task, problem, temperature)
             results.append(tally(problem, Counter(texts[i * samples : (i + 1) * samples]), task, exact))

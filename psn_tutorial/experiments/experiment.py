@@ -1,7 +1,7 @@
 """What an experiment is: one task, one base policy, and several arms trained from it.
 
 An arm is a label and the settings in which it differs from what all arms share. Experiments are
-data: they are written to comparison.json, and read from a file of the reader's own.
+data: a comparison writes them to comparison.json, and can read them from such a file.
 """
 
 import re
@@ -73,8 +73,7 @@ class Experiment:
 def _check_metric(metric: str, config: RunConfig) -> None:
     """Raise UserError when the evaluations of a run cannot give this metric."""
     name, k = parse_metric(metric)
-    exact = hasattr(get_task(config.task), "exact_success")
-    if name == "success" and not exact:
+    if name == "success" and not get_task(config.task).exact:
         raise UserError(f"metrics: {config.task} has no exact {metric}")
     needed = k or 1
     if name != "success" and config.samples < needed and not (name == "pass" and not config.samples):

@@ -14,7 +14,6 @@ from psn_tutorial.models.policy import Policy
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Task, get_task
-from psn_tutorial.tasks.base import verdicts
 
 
 def evaluate_policy(
@@ -49,7 +48,7 @@ def evaluate_policy(
 def check_policy(policy: Policy, task: Task, problems: Sequence[Any]) -> None:
     """Raise UserError, before anything is written, when a policy cannot read the task or nothing can judge it."""
     check_words(policy.tokenizer, task)
-    verdicts(task, [""], problems[:1])
+    task.verify_many([""], problems[:1])
 
 
 def open_or_create(folder: str | Path, settings: dict[str, Any], command: Sequence[str] | None = None) -> RunFolder:

@@ -25,7 +25,6 @@ from psn_tutorial.models.tiny import load, quiet
 from psn_tutorial.runs.files import in_words, new_folder
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.tasks import Task, get_task
-from psn_tutorial.tasks.registry import LANGUAGE_TASKS
 
 
 def base_of(config: RunConfig | EvaluationConfig) -> str | Path:
@@ -35,9 +34,7 @@ def base_of(config: RunConfig | EvaluationConfig) -> str | Path:
     """
     if getattr(config, "base", None):
         return config.base
-    if config.task in LANGUAGE_TASKS:
-        return base_folder(get_task(config.task, **config.difficulty).source)
-    return base_folder(config.task)
+    return base_folder(get_task(config.task, **config.difficulty).base)
 
 
 def starting_policy(config: RunConfig) -> Policy:

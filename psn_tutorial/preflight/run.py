@@ -51,10 +51,10 @@ def _template(trainer: Trainer) -> Finding:
     problem, tokenizer = trainer.problems[0], trainer.tokenizer
     if not getattr(tokenizer, "chat_template", None):
         return Finding("chat template", "the tokenizer has none: the prompt is read as it is")
-    if not hasattr(trainer.task, "messages"):
+    messages = trainer.task.messages(problem)
+    if messages is None:
         advice = f"The task {trainer.task.name} is not a conversation; a chat model answers it badly."
         return Finding("chat template", "the tokenizer has one, and the task does not use it", "bad", advice)
-    messages = trainer.task.messages(problem)
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     if expected == trainer.task.prompt(problem):
         return Finding("chat template", "applied")

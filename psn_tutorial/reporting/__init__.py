@@ -1,1 +1,1 @@
-"""Results as tables, pictures, a page, and in the README: all of it computed from records."""
+"""Results as tables, pictures, a page, and in README.md; all computed from records."""

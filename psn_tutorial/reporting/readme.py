@@ -1,6 +1,6 @@
-"""The results in README.md, written from the records in data/runs; a test holds the two together.
+"""The results in README.md, written from the records in data/runs; a test compares the two.
 
-``python -m psn_tutorial.reporting.readme`` writes them anew.
+``python -m psn_tutorial.reporting.readme`` writes them again.
 """
 
 from collections.abc import Sequence

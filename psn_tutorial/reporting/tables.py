@@ -23,7 +23,7 @@ class Table:
     note: str = ""
 
     def narrow(self) -> "Table":
-        """The same, turned over where it has more columns than rows: screens are narrow."""
+        """The same, rows and columns exchanged where it has more columns than rows: screens are narrow."""
         if len(self.columns) <= len(self.rows) + 1:
             return self
         grid = list(zip(self.columns, *self.rows, strict=True))

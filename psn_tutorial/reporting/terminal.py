@@ -20,7 +20,7 @@ def print_results(results: Results) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print one table, as wide as it must be: a wrapped interval cannot be read."""
+    """Print one table, wider than the terminal if need be: a wrapped interval cannot be read."""
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, column in enumerate(table.columns):
         grid.add_column(column, justify="right" if i else "left", no_wrap=True)

@@ -1,18 +1,19 @@
-"""What every task offers: problems, prompts, a verifier, demonstrations. And files of problems.
+"""What every task offers: problems, prompts, a verifier, demonstrations.
 
-A task is a frozen dataclass: its fields are the difficulty, its methods the protocol below.
-The trainer, the evaluation and the pre-training know nothing else of a task, so a new one needs
-only these methods.
+The trainer, the evaluation and the pre-training know nothing else of a task.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.tasks.files import DATA, read_problems
 
 P = TypeVar("P")
+Splits = Mapping[str, Mapping[str, int]]  # split -> the arguments of ``generate``
 
 
 @dataclass(frozen=True)
@@ -46,54 +47,116 @@ class Demonstration:
     end_loss: bool = True
 
 
-class Task(Protocol[P]):
-    """A family of problems ``P`` whose answers a program can check."""
+class Task(ABC, Generic[P]):
+    """A family of problems ``P`` whose answers a program can check.
 
-    @property
-    def name(self) -> str:
-        """The name that ``get_task`` knows it by."""
+    A task is a frozen dataclass derived from this class: its fields are the difficulty. What is abstract here must be
+    written; what is not has a default that suits most tasks. ``register_task`` makes it known by its name:
 
-    @property
-    def words(self) -> list[str]:
-        """Every word of prompts and completions; the tiny tokenizer has one token for each."""
+        @register_task
+        @dataclass(frozen=True)
+        class Sorting(Task[tuple[int, ...]]):
+            name = "sorting"
+            length: int = 5
+            ...
 
+    Class attributes:
+        name: what ``get_task`` and the command line know it by.
+        splits: how its problems are made, "eval" and "train": the arguments of ``generate``.
+        exact: can it tell the exact success probability of a policy (:meth:`exact_success`)?
+    """
+
+    name: ClassVar[str]
+    splits: ClassVar[Splits] = {
+        "eval": {"seed": 1, "count": 100},
+        "train": {"seed": 2, "count": 2000},
+    }
+    exact: ClassVar[bool] = False
+
+    # Problems and what the model reads
+
+    @abstractmethod
     def generate(self, seed: int, count: int, exclude: Iterable[P] = ()) -> list[P]:
         """``count`` problems of this difficulty; the same seed gives the same problems."""
 
+    @abstractmethod
     def prompt(self, problem: P) -> str:
-        """What the model reads, words separated by single spaces."""
+        """What the model reads; for a task with ``words``, words separated by single spaces."""
+
+    @abstractmethod
+    def to_json(self, problem: P) -> dict[str, Any]:
+        """The problem as one line of a problem file."""
+
+    @abstractmethod
+    def from_json(self, fields: Mapping[str, Any], where: str) -> P:
+        """The inverse of ``to_json``; UserError starting with ``where`` if the fields are wrong."""
+
+    @property
+    def words(self) -> list[str]:
+        """Every word of prompts and completions, for a tokenizer with one token for each; [] in plain language."""
+        return []
+
+    @property
+    def base(self) -> str:
+        """The shipped base policy that a run starts from unless another is named."""
+        return self.name
+
+    def messages(self, problem: P) -> list[dict[str, str]] | None:
+        """The prompt as a conversation, for a tokenizer's chat template; None if it is none."""
+        return None
+
+    def problems(self, use: str) -> list[P]:
+        """The problems to train on ("train") or to evaluate on ("eval"), which are different ones.
+
+        Those shipped in data/<name>/<use>.jsonl at the default difficulty; else made as ``splits`` says, which gives
+        the same.
+        """
+        file = DATA / self.name / f"{use}.jsonl"
+        if self == type(self)() and file.is_file():
+            return read_problems(file, self)
+        held_out = [] if use == "eval" else self.problems("eval")
+        return self.generate(**self.splits[use], exclude=held_out)
+
+    # Answers
+
+    @abstractmethod
+    def max_tokens(self, problem: P) -> int:
+        """Tokens of the longest correct completion, the end token included where ``ends``."""
+
+    @abstractmethod
+    def verify(self, response: str, problem: P) -> Verdict:
+        """Judge a response. Never raises for any text, and never evaluates it."""
 
     @property
     def ends(self) -> bool:
         """True: an answer ends with the end token. False: it ends after ``max_tokens`` words."""
+        return True
 
-    def max_tokens(self, problem: P) -> int:
-        """Tokens of the longest correct completion, the end token included where ``ends``."""
-
-    def verify(self, response: str, problem: P) -> Verdict:
-        """Judge a response. Never raises for any text, and never evaluates it."""
+    def verify_many(self, responses: Sequence[str], problems: Sequence[P]) -> list[Verdict]:
+        """The verdict on each response to its problem."""
+        return [self.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
 
     def solutions(self, problem: P) -> list[str]:
-        """All distinct solutions, each as ``Verdict.solution`` names it."""
+        """All distinct solutions, each as ``Verdict.solution`` names it.
+
+        Raises UserError where they cannot be listed: then there is no coverage to measure, only pass@k.
+        """
+        raise UserError(f"the solutions of a problem of {self.name} cannot be listed")
 
     def families(self, problem: P) -> list[str]:
-        """The distinct families of the solutions, sorted."""
+        """The distinct families of the solutions, sorted. Raises UserError as ``solutions``."""
+        return self.solutions(problem)
+
+    def exact_success(self, policy_logps: Callable[[str, list[str]], Sequence[float]], problem: P) -> float:
+        """The probability that a policy answers right, summed over all right answers; where ``exact``.
+
+        policy_logps: (prompt, completions) -> log-probability of each completion, in nats.
+        """
+        raise UserError(f"{self.name} has no exact probabilities")
 
     def demonstration(self, problem: P, rng: random.Random) -> Demonstration:
-        """One random completion to pre-train on."""
-
-    def to_json(self, problem: P) -> dict[str, Any]:
-        """The problem as one line of a problem file."""
-
-    def from_json(self, fields: Mapping[str, Any], where: str) -> P:
-        """The inverse of ``to_json``; UserError starting with ``where`` if the fields are wrong."""
-
-
-def verdicts(task: "Task[P]", responses: Sequence[str], problems: Sequence[P]) -> list[Verdict]:
-    """The verdict on each response to its problem; several at the same time where the task offers ``verify_many``."""
-    if hasattr(task, "verify_many"):
-        return task.verify_many(responses, problems)
-    return [task.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
+        """One random completion to pre-train a base policy on. Raises UserError where there is none."""
+        raise UserError(f"{self.name} has no demonstrations to pre-train on")
 
 
 def require_integer(where: str, value: Any, low: int, high: int) -> int:

@@ -20,11 +20,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import combinations, product
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks.base import (
     Demonstration,
+    Splits,
+    Task,
     Verdict,
     require_fields,
     require_integer,
@@ -297,11 +299,14 @@ def _check_problem(where: str, problem: Problem, limit: int) -> None:
 
 
 @dataclass(frozen=True)
-class Countdown:
+class Countdown(Task[Problem]):
     """Countdown as a ``Task``; the fields are the difficulty, as ``generate`` describes it.
 
     With 4 numbers a prompt has 7 words and every correct completion 17, then the end token.
     """
+
+    name: ClassVar[str] = "countdown"
+    splits: ClassVar[Splits] = {"eval": {"seed": 1, "count": 200}, "train": {"seed": 2, "count": 4000}}
 
     numbers: int = 4
     largest: int = 15
@@ -313,10 +318,6 @@ class Countdown:
         if isinstance(self.target, list):  # from JSON
             object.__setattr__(self, "target", tuple(self.target))
         _check_difficulty(self.numbers, self.largest, self.target, self.operators, self.limit)
-
-    @property
-    def name(self) -> str:
-        return "countdown"
 
     @property
     def words(self) -> list[str]:

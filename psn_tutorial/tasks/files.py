@@ -3,18 +3,18 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.tasks.base import P, Task
 
 
-def write_problems(path: str | Path, task: "Task[P]", problems: Iterable[P]) -> None:
+def write_problems(path: str | Path, task: Any, problems: Iterable[Any]) -> None:
     """Write one problem per line, as JSON; the same problems give the same bytes anywhere."""
     lines = [json.dumps(task.to_json(problem)) + "\n" for problem in problems]
     Path(path).write_bytes("".join(lines).encode())
 
 
-def read_problems(path: str | Path, task: "Task[P]") -> list[P]:
+def read_problems(path: str | Path, task: Any) -> list[Any]:
     """Read a file of ``write_problems``.
 
     Raises UserError naming the file and the number of the first line that is wrong.

@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from psn_tutorial.errors import UserError, check_choice, check_range, suggest
 from psn_tutorial.tasks import sums
-from psn_tutorial.tasks.base import Demonstration, Verdict, require_integer, require_seed
+from psn_tutorial.tasks.base import Demonstration, Task, Verdict, require_integer, require_seed
 from psn_tutorial.tasks.files import DATA, read_problems
 from psn_tutorial.tasks.questions import Problem, read_row
 from psn_tutorial.tasks.verifier import Verifier
@@ -133,13 +133,15 @@ def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Math:
+class Math(Task[Problem]):
     """Problems of ``load_problems`` as a ``Task`` (see :mod:`psn_tutorial.tasks.base`).
 
     source, split, path: what ``generate`` draws from, as for ``load_problems``.
     completion: tokens that an answer may have.
     worked: share of the demonstrations that show the solution; the others give the answer at once.
     """
+
+    name: ClassVar[str] = "math"
 
     source: str = "word_problems"
     split: str | None = None
@@ -152,13 +154,9 @@ class Math:
         check_range("worked", self.worked, low=0, high=1)
 
     @property
-    def name(self) -> str:
-        return "math"
-
-    @property
-    def words(self) -> list[str]:
-        """None: the tokenizer is that of a language model."""
-        return []
+    def base(self) -> str:
+        """The shipped language model of these problems, if there is one: "sums"."""
+        return self.source
 
     def generate(self, seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
         """``count`` different problems of the source, in an order that the seed gives.
@@ -199,10 +197,6 @@ class Math:
         turns = (f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in self.messages(problem))
         return "".join(turns) + "<|im_start|>assistant\n"
 
-    @property
-    def ends(self) -> bool:
-        return True
-
     def max_tokens(self, problem: Problem) -> int:
         return self.completion
 
@@ -217,13 +211,6 @@ class Math:
             Verdict(True, "", gold, gold) if verdict.correct else verdict
             for verdict, gold in zip(VERIFIER.verify_many(responses, golds), golds, strict=True)
         ]
-
-    def solutions(self, problem: Problem) -> list[str]:
-        """Raises UserError: the ways to an answer cannot be listed, so there is no coverage to measure, only pass@k."""
-        raise UserError("the solutions of a problem in words cannot be listed")
-
-    def families(self, problem: Problem) -> list[str]:
-        return self.solutions(problem)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
         """The worked solution if ``worked`` will have it, then the boxed answer.

@@ -19,11 +19,13 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks.base import (
     Demonstration,
+    Splits,
+    Task,
     Verdict,
     require_fields,
     require_integer,
@@ -44,7 +46,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Task[Problem]):
     """Consistent-rule arithmetic as a ``Task``; the fields are the difficulty.
 
     steps: digits of a problem, 1..64.
@@ -54,6 +56,9 @@ class Rules:
     consistency: the rare rule is required at so many first steps, 1..steps; None: at all.
     values: does the model write the running value after each rule?
     """
+
+    name: ClassVar[str] = "rules"
+    exact: ClassVar[bool] = True
 
     steps: int = 6
     rules: int = 2
@@ -74,10 +79,6 @@ class Rules:
         if self.consistency is None:
             object.__setattr__(self, "consistency", self.steps)
         require_integer("consistency", self.consistency, 1, self.steps)
-
-    @property
-    def name(self) -> str:
-        return "rules"
 
     @property
     def letters(self) -> list[str]:
@@ -232,12 +233,11 @@ class Rules:
 class Chain(Rules):
     """The bare deep chain: write the rare letter 12 times in a row. Its prompt is ":"."""
 
+    name: ClassVar[str] = "chain"
+    splits: ClassVar[Splits] = {"eval": {"seed": 0, "count": 1}, "train": {"seed": 0, "count": 1}}  # it has but one
+
     steps: int = 12
     values: bool = False
-
-    @property
-    def name(self) -> str:
-        return "chain"
 
 
 def generate(seed: int, count: int, exclude: Iterable[Problem] = (), **difficulty: Any) -> list[Problem]:

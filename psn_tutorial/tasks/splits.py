@@ -18,10 +18,7 @@ from psn_tutorial.tasks.files import DATA, MANIFEST, read_problems, write_proble
 from psn_tutorial.tasks.registry import get_task
 
 # task -> split -> the arguments of task.generate; in this order, each excluding those before it
-SPLITS: dict[str, dict[str, dict[str, int]]] = {
-    "countdown": {"eval": {"seed": 1, "count": 200}, "train": {"seed": 2, "count": 4000}},
-    "rules": {"eval": {"seed": 1, "count": 100}, "train": {"seed": 2, "count": 2000}},
-}
+SPLITS = {name: get_task(name).splits for name in ("countdown", "rules")}
 
 
 def load_split(task_name: str, split: str, data: Path = DATA) -> list[Any]:

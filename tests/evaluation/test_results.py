@@ -10,6 +10,7 @@ import pytest
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.metrics import per_problem, summarise
 from psn_tutorial.evaluation.results import ProblemResult, tally
+from psn_tutorial.tasks.countdown import Countdown
 from psn_tutorial.tasks.registry import get_task
 
 
@@ -37,7 +38,7 @@ def test_tally_counts_solutions_by_what_the_verifier_calls_them():
 
 
 def test_tally_leaves_coverage_open_where_solutions_cannot_be_listed():
-    class Unlistable:
+    class Unlistable(Countdown):
         def prompt(self, problem):
             return "?"
 

@@ -319,6 +319,7 @@ def test_digest_is_a_rounded_table():
 def test_digest_tells_what_was_measured_from_what_was_counted():
     measured = {"x": [1.0, 12.0, 12.34, 1234.0, 9.96, float("nan"), None, "a"]}
     assert plotting.digest(measured, digits=2).split()[1:] == "1.0 12.0 12.3 1234.0 10.0 nan None a".split()
+    assert plotting.digest({"x": [1e-6, 0.5, 4.2]}, digits=1).split()[1:] == "1e-06 0.5 4.2".split()
     assert plotting.digest({"x": [0.0, 0, 12, 1234]}, digits=2).split()[1:] == "0 0 12 1234".split()
 
 

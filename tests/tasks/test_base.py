@@ -1,13 +1,11 @@
 """get_task and the problem files: what is accepted, and the sentence when it is not."""
 
-import doctest
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.tasks import TASK_NAMES, Verdict, get_task, registry
+from psn_tutorial.tasks import TASK_NAMES, Verdict, get_task
 from psn_tutorial.tasks.base import require_integer, require_seed
 from psn_tutorial.tasks.files import read_problems, write_problems
 
@@ -147,8 +145,3 @@ def test_missing_and_empty_files_are_told(tmp_path):
     (tmp_path / "empty.jsonl").write_bytes(b"")
     with pytest.raises(UserError, match="empty.jsonl holds no problems"):
         read_problems(tmp_path / "empty.jsonl", get_task("rules"))
-
-
-def test_the_examples_in_the_docstrings_run():
-    failed, tried = doctest.testmod(registry)
-    assert (failed, tried > 0) == (0, True)

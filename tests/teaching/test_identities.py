@@ -1,7 +1,7 @@
 """The ten statements about importance sampling that notebook 04 derives, each by its number, on an enumerable policy.
 
-pi is the target, mu the sampler, w = pi / mu. Where another test file examines a library function in depth, here the
-statement itself is checked, with what must NOT hold beside it.
+pi is the target, mu the sampler, w = pi / mu. Each statement is checked here and nowhere else, together with what must
+NOT hold; tests/test_importance.py checks the functions: by hand, their statistics, overflow, padding, refusals.
 """
 
 import math
@@ -51,6 +51,7 @@ def same(left, right):
 def test_statement_1_sequence_weights_give_the_true_gradient(every):
     policy, target, sampler, p, q, rewards = world(every)
     weights = importance_weights(target, sampler, every.mask, cap=None, level="sequence").weights
+    same(weights[:, 0], p / q)
     same(q @ weights[:, 0], 1.0)
     same(q @ (weights[:, 0] * rewards), p @ rewards)
     same(exact.surrogate_gradient(policy, sampler, weights, rewards), exact.value_gradient(policy, rewards))

@@ -13,8 +13,8 @@ def digest(numbers: Mapping[str, Any], digits: int = 3, columns: int = 10) -> st
     """The numbers of a figure as a text table, rounded to ``digits`` significant digits and at least one decimal.
 
     So a float that is not 0 always shows a point or an exponent, and is not taken for a count. Of a list longer than
-    ``columns`` as many entries are shown, evenly spread, the first and the last among them. Lists of equal length
-    share their columns. Same numbers, same text.
+    ``columns`` as many entries are shown, evenly spread, the first and the last among them. Lists of equal length share
+    their columns. Same numbers, same text.
     """
     check_range("digits", digits, low=1, whole=True)
     check_range("columns", columns, low=2, whole=True)
@@ -43,6 +43,6 @@ def _rows(name: str, value: Any, digits: int, columns: int) -> Iterable[tuple[st
 def _rounded(value: Any, digits: int) -> str:
     if not isinstance(value, float):
         return str(value)
-    text = f"{value:#.{digits}g}" if value else "0"
+    text = f"{value:#.{digits}g}".replace(".e", "e") if value else "0"
     large = 1 < abs(value) < 1e6 and (text.endswith(".") or "e" in text)
     return f"{value:.1f}" if large else text
