@@ -241,7 +241,7 @@ def test_zero_sigma_is_the_clean_model(policy):
 def test_noise_is_what_the_settings_say_and_its_defaults_are_theirs():
     assert NoiseConfig.of(TrainConfig(), 0.1) == NoiseConfig(0.1)
     every = {"targets": "all", "relative": True, "seed": 3, "antithetic": True, "carrier": "dense"}
-    assert NoiseConfig.of(TrainConfig(**every, noise_rank=5), 0.1) == NoiseConfig(0.1, **every, rank=5)
+    assert NoiseConfig.of(TrainConfig(**every, noise_rank=5, draws=2), 0.1) == NoiseConfig(0.1, **every, rank=5)
 
 
 def test_mistakes_are_told_in_a_sentence(policy):
