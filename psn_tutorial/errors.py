@@ -3,7 +3,7 @@
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -23,7 +23,10 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
 def shown(value: Any) -> str:
     """Return ``value`` as Python writes it, cut to one short line for an error sentence."""
     # A ten-megabyte string must not become a ten-megabyte sentence.
-    text = repr(value[:80] if isinstance(value, str) else value)
+    try:
+        text = repr(value[:80] if isinstance(value, str) else value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -52,7 +55,7 @@ def check_range(
     ``above`` and ``below`` are the same bounds, themselves excluded; ``whole`` asks for an integer.
     """
     kind = numbers.Integral if whole else numbers.Real
-    good = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, kind) and not isinstance(value, bool) and (whole or _finite(value))
     bounds = [(low, ">="), (above, ">"), (high, "<="), (below, "<")]
     if good:
         good = not any(_outside(value, sign, bound) for bound, sign in bounds if bound is not None)
@@ -62,6 +65,13 @@ def check_range(
             raise UserError(f"{name} must be {words}, got {shown(value)}")
         kind_words = "a whole number" if whole else "a finite number"
         raise UserError(f"{name} must be {kind_words} {words}".rstrip() + f", got {shown(value)}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def _outside(value: float, sign: str, bound: float) -> bool:
@@ -76,3 +86,33 @@ def check_positive(name: str, value: Any) -> None:
 def check_count(name: str, value: Any, low: int = 1) -> None:
     """Raise UserError unless ``value`` is an integer >= ``low``."""
     check_range(name, value, low=low, whole=True)
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> None:
+    """Raise UserError unless ``value`` is an integer of Python with low <= value <= high.
+
+    NumPy's, which ``check_range`` takes, are refused: they overflow, and JSON and ``random.Random`` do not take them.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, int):
+        raise UserError(f"{name} must be an integer of Python, got {shown(value)}")
+    check_range(name, value, low, high, whole=True)
+
+
+def check_integers(name: str, values: Any, low: int, high: int) -> None:
+    """Raise UserError unless ``values`` is a list or tuple of such integers."""
+    if not isinstance(values, list | tuple):
+        raise UserError(f"{name} must be a list of whole numbers, got {shown(values)}")
+    for i, value in enumerate(values):
+        check_integer(f"{name}[{i}]", value, low, high)
+
+
+def check_seed(value: Any) -> None:
+    """Raise UserError unless ``value`` is an integer >= 0: ``random.Random`` takes -1 for 1, and None for the clock."""
+    check_integer("seed", value, 0, 2**63 - 1)
+
+
+def check_fields(where: str, fields: Any, names: Sequence[str]) -> None:
+    """Raise UserError unless ``fields`` is a mapping with exactly these names."""
+    if not isinstance(fields, Mapping) or set(fields) != set(names):
+        got = ", ".join(map(str, fields)) if isinstance(fields, Mapping) else type(fields).__name__
+        raise UserError(f"{where} must hold exactly the fields {', '.join(names)}, got {got[:80] or 'none'}")

@@ -157,31 +157,3 @@ class Task(ABC, Generic[P]):
     def demonstration(self, problem: P, rng: random.Random) -> Demonstration:
         """One random completion to pre-train a base policy on. Raises UserError where there is none."""
         raise UserError(f"{self.name} has no demonstrations to pre-train on")
-
-
-def require_integer(where: str, value: Any, low: int, high: int) -> int:
-    """Return ``value`` if it is an integer in low..high (a bool is none); else UserError."""
-    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-        return value
-    too_long_to_print = isinstance(value, int) and abs(value) > 10**18
-    shown = "one of more than 18 digits" if too_long_to_print else repr(value)[:80]
-    raise UserError(f"{where} must be an integer in {low}..{high}, got {shown}")
-
-
-def require_integers(where: str, value: Any, low: int, high: int) -> tuple[int, ...]:
-    """Return a list or tuple of integers in low..high as a tuple; else UserError."""
-    if not isinstance(value, list | tuple):
-        raise UserError(f"{where} must be a list of integers, got {repr(value)[:80]}")
-    return tuple(require_integer(f"{where}[{i}]", v, low, high) for i, v in enumerate(value))
-
-
-def require_seed(value: Any) -> int:
-    """Return a seed if it is an integer >= 0 (random.Random takes -1 for 1, and None for luck)."""
-    return require_integer("seed", value, 0, 2**63 - 1)
-
-
-def require_fields(where: str, fields: Any, names: tuple[str, ...]) -> None:
-    """UserError unless ``fields`` is a mapping with exactly these names."""
-    if not isinstance(fields, Mapping) or set(fields) != set(names):
-        got = ", ".join(map(str, fields)) if isinstance(fields, Mapping) else type(fields).__name__
-        raise UserError(f"{where} must hold exactly the fields {', '.join(names)}, got {got[:80]}")

@@ -22,16 +22,12 @@ from functools import lru_cache
 from itertools import combinations, product
 from typing import Any, ClassVar, NamedTuple
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_fields, check_integer, check_integers, check_seed
 from psn_tutorial.tasks.base import (
     Demonstration,
     Splits,
     Task,
     Verdict,
-    require_fields,
-    require_integer,
-    require_integers,
-    require_seed,
 )
 
 OPERATORS = "+-*/"
@@ -251,8 +247,9 @@ def generate(
     Raises UserError for an impossible difficulty, or when there are too few problems.
     """
     _check_difficulty(numbers, largest, target, operators, limit)
-    require_integer("count", count, 0, 10**7)
-    rng = random.Random(require_seed(seed))
+    check_integer("count", count, 0, 10**7)
+    check_seed(seed)
+    rng = random.Random(seed)
     seen = {problem.key for problem in exclude}
     problems: list[Problem] = []
     misses = 0
@@ -276,11 +273,11 @@ def generate(
 
 
 def _check_difficulty(numbers: int, largest: int, target: tuple[int, int], operators: str, limit: int) -> None:
-    require_integer("limit", limit, 1, 9999)
-    require_integer("numbers", numbers, 2, MOST_NUMBERS)
-    require_integer("largest", largest, 1, limit)
-    low_high = require_integers("target", target, 0, limit)
-    if len(low_high) != 2 or low_high[0] > low_high[1]:
+    check_integer("limit", limit, 1, 9999)
+    check_integer("numbers", numbers, 2, MOST_NUMBERS)
+    check_integer("largest", largest, 1, limit)
+    check_integers("target", target, 0, limit)
+    if len(target) != 2 or target[0] > target[1]:
         raise UserError(f"target must be (lowest, highest), got {target}")
     if not isinstance(operators, str) or not operators or len(set(operators)) < len(operators):
         raise UserError(f"operators must be some of {OPERATORS}, each once, got {operators!r}")
@@ -291,8 +288,8 @@ def _check_difficulty(numbers: int, largest: int, target: tuple[int, int], opera
 def _check_problem(where: str, problem: Problem, limit: int) -> None:
     if not 2 <= len(problem.numbers) <= MOST_NUMBERS:
         raise UserError(f"{where}: numbers must be 2..{MOST_NUMBERS}, got {len(problem.numbers)}")
-    require_integers(f"{where}: numbers", problem.numbers, 0, limit)
-    require_integer(f"{where}: target", problem.target, 0, limit)
+    check_integers(f"{where}: numbers", problem.numbers, 0, limit)
+    check_integer(f"{where}: target", problem.target, 0, limit)
 
 
 # --- the task ------------------------------------------------------------------------------------
@@ -378,8 +375,8 @@ class Countdown(Task[Problem]):
         return {"numbers": list(problem.numbers), "target": problem.target}
 
     def from_json(self, fields: Mapping[str, Any], where: str) -> Problem:
-        require_fields(where, fields, ("numbers", "target"))
-        numbers = require_integers(f"{where}: numbers", fields["numbers"], 0, self.limit)
-        problem = Problem(numbers, fields["target"])
+        check_fields(where, fields, ("numbers", "target"))
+        check_integers(f"{where}: numbers", fields["numbers"], 0, self.limit)
+        problem = Problem(tuple(fields["numbers"]), fields["target"])
         _check_problem(where, problem, self.limit)
         return problem

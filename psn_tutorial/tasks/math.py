@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from psn_tutorial.errors import UserError, check_choice, check_range, suggest
+from psn_tutorial.errors import UserError, check_choice, check_integer, check_range, check_seed, suggest
 from psn_tutorial.tasks import sums
-from psn_tutorial.tasks.base import Demonstration, Task, Verdict, require_integer, require_seed
+from psn_tutorial.tasks.base import Demonstration, Task, Verdict
 from psn_tutorial.tasks.files import DATA, read_problems
 from psn_tutorial.tasks.questions import Problem, read_row
 from psn_tutorial.tasks.verifier import Verifier
@@ -150,7 +150,7 @@ class Math(Task[Problem]):
     worked: float = 1.0
 
     def __post_init__(self) -> None:
-        require_integer("completion", self.completion, 1, 10**6)
+        check_integer("completion", self.completion, 1, 10**6)
         check_range("worked", self.worked, low=0, high=1)
 
     @property
@@ -167,8 +167,9 @@ class Math(Task[Problem]):
             return sums.generate(seed, count, exclude)
         taken = set(exclude)
         pool = [p for p in load_problems(self.source, self.split, self.path) if p not in taken]
-        require_integer("count", count, 0, len(pool))
-        return random.Random(require_seed(seed)).sample(pool, count)
+        check_integer("count", count, 0, len(pool))
+        check_seed(seed)
+        return random.Random(seed).sample(pool, count)
 
     def problems(self, use: str) -> list[Problem]:
         """What to train on ("train") or to evaluate on ("eval"): ``split`` where it is given, else the usual ones.

@@ -21,16 +21,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_fields, check_integer, check_integers, check_seed
 from psn_tutorial.tasks.base import (
     Demonstration,
     Splits,
     Task,
     Verdict,
-    require_fields,
-    require_integer,
-    require_integers,
-    require_seed,
 )
 
 FACTORS = {"A": +1, "B": -1, "C": +2, "D": -2, "E": +3, "F": -3}
@@ -68,8 +64,8 @@ class Rules(Task[Problem]):
     values: bool = True
 
     def __post_init__(self) -> None:
-        require_integer("steps", self.steps, 1, MOST_STEPS)
-        require_integer("rules", self.rules, 2, len(FACTORS))
+        check_integer("steps", self.steps, 1, MOST_STEPS)
+        check_integer("rules", self.rules, 2, len(FACTORS))
         if self.rare not in self.letters:
             raise UserError(f"rare must be one of {', '.join(self.letters)}, got {self.rare!r}")
         if not isinstance(self.rare_prior, int | float) or not 0 < self.rare_prior < 1:
@@ -78,7 +74,7 @@ class Rules(Task[Problem]):
             raise UserError(f"values must be true or false, got {self.values!r}")
         if self.consistency is None:
             object.__setattr__(self, "consistency", self.steps)
-        require_integer("consistency", self.consistency, 1, self.steps)
+        check_integer("consistency", self.consistency, 1, self.steps)
 
     @property
     def letters(self) -> list[str]:
@@ -96,7 +92,7 @@ class Rules(Task[Problem]):
         Without values there is only one problem; it is repeated ``count`` times.
         Raises UserError if there are not that many.
         """
-        require_integer("count", count, 0, 10**7)
+        check_integer("count", count, 0, 10**7)
         if not self.values:
             return [Problem(())] * count
         seen = set(exclude)
@@ -106,7 +102,8 @@ class Rules(Task[Problem]):
                 f"count must be at most {left}, the different problems of {self.steps} digits "
                 f"that are not excluded, got {count}"
             )
-        rng = random.Random(require_seed(seed))
+        check_seed(seed)
+        rng = random.Random(seed)
         problems: list[Problem] = []
         while len(problems) < count:
             problem = Problem(tuple(rng.randrange(10) for _ in range(self.steps)))
@@ -221,8 +218,9 @@ class Rules(Task[Problem]):
         return {"digits": list(problem.digits)}
 
     def from_json(self, fields: Mapping[str, Any], where: str) -> Problem:
-        require_fields(where, fields, ("digits",))
-        digits = require_integers(f"{where}: digits", fields["digits"], 0, 9)
+        check_fields(where, fields, ("digits",))
+        check_integers(f"{where}: digits", fields["digits"], 0, 9)
+        digits = tuple(fields["digits"])
         expected = self.steps if self.values else 0
         if len(digits) != expected:
             raise UserError(f"{where}: digits must be {expected} integers, got {len(digits)}")

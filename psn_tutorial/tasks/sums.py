@@ -8,7 +8,7 @@ They ask what GSM8K asks (read, calculate, answer in words) of a model that know
 import random
 from collections.abc import Iterable
 
-from psn_tutorial.tasks.base import require_integer, require_seed
+from psn_tutorial.errors import check_integer, check_seed
 from psn_tutorial.tasks.questions import Problem
 
 LOWEST, HIGHEST = 2, 20  # of the numbers in a question; what is worked out from them is in 0..60
@@ -51,8 +51,9 @@ def generate(seed: int, count: int, exclude: Iterable[Problem] = ()) -> list[Pro
     ``level`` is the number of steps. The same arguments give the same problems.
     Raises UserError for a seed below 0, or a count outside 0..1,000,000.
     """
-    rng = random.Random(require_seed(seed))
-    require_integer("count", count, 0, 10**6)
+    check_seed(seed)
+    rng = random.Random(seed)
+    check_integer("count", count, 0, 10**6)
     taken, problems = {problem.question for problem in exclude}, []
     while len(problems) < count:
         problem = _problem(rng)

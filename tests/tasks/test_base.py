@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.tasks import TASK_NAMES, Verdict, get_task
-from psn_tutorial.tasks.base import require_integer, require_seed
 from psn_tutorial.tasks.files import read_problems, write_problems
 
 
@@ -58,27 +57,10 @@ def test_a_verdict_of_wrong_carries_no_solution():
     assert Verdict(False, "empty") == Verdict(False, "empty", None, None)
 
 
-NO_INTEGERS_IN_0_TO_3 = [True, 1.0, "1", None, 4, -1, 10**5000, -(10**5000), [1], float("nan")]
-
-
-@pytest.mark.parametrize("value", NO_INTEGERS_IN_0_TO_3, ids=range(len(NO_INTEGERS_IN_0_TO_3)))
-def test_an_integer_in_range_is_nothing_else(value):
-    with pytest.raises(UserError, match=r"^n must be an integer in 0\.\.3, got ") as caught:
-        require_integer("n", value, 0, 3)
-    assert len(str(caught.value)) < 120
-
-
-@pytest.mark.parametrize("value", [0, 3])
-def test_both_ends_of_the_range_are_allowed(value):
-    assert require_integer("n", value, 0, 3) == value
-
-
 @pytest.mark.parametrize("seed", [-1, None, 0.5, "7"])
 def test_seeds_that_python_would_take_for_another_are_refused(seed):
-    with pytest.raises(UserError, match="seed must be an integer"):
-        require_seed(seed)
     for name in TASK_NAMES[:2]:
-        with pytest.raises(UserError, match="seed must be an integer"):
+        with pytest.raises(UserError, match="seed must be a whole number"):
             get_task(name).generate(seed, 1)
 
 
@@ -109,16 +91,16 @@ GOOD = b'{"numbers": [1, 2], "target": 3}\n'
         (b"{}", "must hold exactly the fields numbers, target, got"),
         (b'{"numbers": [1, 2]}', "must hold exactly the fields"),
         (b'{"numbers": [1, 2], "target": 3, "x": 1}', "exactly the fields.*numbers, target, x"),
-        (b'{"numbers": "12", "target": 3}', "numbers must be a list of integers, got '12'"),
-        (b'{"numbers": {"1": 2}, "target": 3}', "numbers must be a list of integers"),
-        (b'{"numbers": [1, 2.0], "target": 3}', r"numbers\[1\] must be an integer in 0..99"),
-        (b'{"numbers": [1, true], "target": 3}', r"numbers\[1\] must be an integer in 0..99"),
-        (b'{"numbers": [1, 100], "target": 3}', r"numbers\[1\] must be an integer.* got 100"),
-        (b'{"numbers": [-1, 1], "target": 3}', r"numbers\[0\] must be an integer"),
+        (b'{"numbers": "12", "target": 3}', "numbers must be a list of whole numbers, got '12'"),
+        (b'{"numbers": {"1": 2}, "target": 3}', "numbers must be a list of whole numbers"),
+        (b'{"numbers": [1, 2.0], "target": 3}', r"numbers\[1\] must be a whole number >= 0 and <= 99"),
+        (b'{"numbers": [1, true], "target": 3}', r"numbers\[1\] must be a whole number >= 0 and <= 99"),
+        (b'{"numbers": [1, 100], "target": 3}', r"numbers\[1\] must be a whole number.* got 100"),
+        (b'{"numbers": [-1, 1], "target": 3}', r"numbers\[0\] must be a whole number"),
         (b'{"numbers": [1], "target": 3}', "numbers must be 2..6, got 1"),
         (b'{"numbers": [1, 1, 1, 1, 1, 1, 1], "target": 3}', "numbers must be 2..6, got 7"),
-        (b'{"numbers": [1, 2], "target": 100}', "target must be an integer in 0..99, got 100"),
-        (b'{"numbers": [1, 2], "target": NaN}', "target must be an integer in 0..99, got nan"),
+        (b'{"numbers": [1, 2], "target": 100}', "target must be a whole number >= 0 and <= 99, got 100"),
+        (b'{"numbers": [1, 2], "target": NaN}', "target must be a whole number >= 0 and <= 99, got nan"),
     ],
     ids=lambda text: repr(text[:40]),
 )

@@ -131,9 +131,9 @@ def test_six_numbers_are_solved_and_seven_refused():
         solve(Problem((1,) * 7, 7))
     with pytest.raises(UserError, match="numbers must be 2..6, got 1"):
         solve(Problem((7,), 7))
-    with pytest.raises(UserError, match=r"numbers\[1\] must be an integer in 0..99, got 100"):
+    with pytest.raises(UserError, match=r"numbers\[1\] must be a whole number >= 0 and <= 99, got 100"):
         solve(Problem((7, 100), 7))
-    with pytest.raises(UserError, match="target must be an integer in 0..99, got 100"):
+    with pytest.raises(UserError, match="target must be a whole number >= 0 and <= 99, got 100"):
         solve(Problem((7, 7), 100))
 
 
@@ -380,20 +380,20 @@ def test_excluded_problems_do_not_come_back_in_another_order():
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("numbers", 1, "numbers must be an integer in 2..6, got 1"),
-        ("numbers", 7, "numbers must be an integer in 2..6, got 7"),
-        ("largest", 0, "largest must be an integer in 1..99, got 0"),
-        ("largest", 100, "largest must be an integer in 1..99, got 100"),
-        ("target", (10, 100), r"target\[1\] must be an integer in 0..99, got 100"),
+        ("numbers", 1, "numbers must be a whole number >= 2 and <= 6, got 1"),
+        ("numbers", 7, "numbers must be a whole number >= 2 and <= 6, got 7"),
+        ("largest", 0, "largest must be a whole number >= 1 and <= 99, got 0"),
+        ("largest", 100, "largest must be a whole number >= 1 and <= 99, got 100"),
+        ("target", (10, 100), r"target\[1\] must be a whole number >= 0 and <= 99, got 100"),
         ("target", (20, 10), r"target must be \(lowest, highest\), got \(20, 10\)"),
         ("target", (20,), r"target must be \(lowest, highest\)"),
-        ("target", 20, "target must be a list of integers, got 20"),
+        ("target", 20, "target must be a list of whole numbers, got 20"),
         ("operators", "", r"operators must be some of \+-\*/"),
         ("operators", "++", r"operators must be some of \+-\*/, each once, got '\+\+'"),
         ("operators", "+^", r"operators must be some of \+-\*/, got '\+\^'"),
         ("operators", None, "operators must be some of"),
-        ("limit", 0, "limit must be an integer in 1..9999, got 0"),
-        ("limit", True, "limit must be an integer in 1..9999, got True"),
+        ("limit", 0, "limit must be a whole number >= 1 and <= 9999, got 0"),
+        ("limit", True, "limit must be a whole number >= 1 and <= 9999, got True"),
     ],
 )
 def test_an_impossible_difficulty_is_one_sentence(field, value, sentence):
@@ -411,7 +411,7 @@ def test_a_single_target_and_the_ends_of_every_range_are_possible():
 
 
 def test_a_negative_count_is_refused():
-    with pytest.raises(UserError, match="count must be an integer"):
+    with pytest.raises(UserError, match="count must be a whole number"):
         generate(0, -1)
 
 

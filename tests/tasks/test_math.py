@@ -258,7 +258,7 @@ def test_the_protocol_of_tasks():
     task = Math(completion=7)
     assert task.name == "math" and task.words == [] and task.ends is True
     assert task.max_tokens(OWN[0]) == 7 and Math().max_tokens(OWN[0]) == 1024
-    with pytest.raises(UserError, match="completion must be an integer in"):
+    with pytest.raises(UserError, match="completion must be a whole number >= 1 and <="):
         Math(completion=0)
 
 
@@ -269,7 +269,7 @@ def test_problems_are_drawn_by_the_seed_without_repeats():
     assert len(set(some)) == 10 and set(some) <= set(held_out)
     rest = Math(split="eval").generate(seed=3, count=len(held_out) - 10, exclude=some)
     assert not set(rest) & set(some)
-    with pytest.raises(UserError, match=rf"count must be an integer in 0\.\.{len(held_out)}"):
+    with pytest.raises(UserError, match=rf"count must be a whole number >= 0 and <= {len(held_out)}"):
         Math(split="eval").generate(seed=3, count=len(held_out) + 1)
 
 

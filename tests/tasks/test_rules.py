@@ -286,7 +286,7 @@ def test_every_problem_can_be_asked_for_but_not_one_more():
     assert {p.digits[0] for p in first + rest} == set(range(10))
     with pytest.raises(UserError, match="count must be at most 6, .* got 7"):
         task.generate(0, 7, exclude=[*first, *first, Problem((1, 2))])
-    with pytest.raises(UserError, match="count must be an integer"):
+    with pytest.raises(UserError, match="count must be a whole number"):
         task.generate(0, -1)
     assert Chain().generate(0, 3) == [Problem(())] * 3
 
@@ -294,18 +294,18 @@ def test_every_problem_can_be_asked_for_but_not_one_more():
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("steps", 0, "steps must be an integer in 1..64, got 0"),
-        ("steps", 65, "steps must be an integer in 1..64, got 65"),
-        ("rules", 1, "rules must be an integer in 2..6, got 1"),
-        ("rules", 7, "rules must be an integer in 2..6, got 7"),
+        ("steps", 0, "steps must be a whole number >= 1 and <= 64, got 0"),
+        ("steps", 65, "steps must be a whole number >= 1 and <= 64, got 65"),
+        ("rules", 1, "rules must be a whole number >= 2 and <= 6, got 1"),
+        ("rules", 7, "rules must be a whole number >= 2 and <= 6, got 7"),
         ("rare", "C", "rare must be one of A, B, got 'C'"),
         ("rare", "", "rare must be one of A, B, got ''"),
         ("rare_prior", 0, "rare_prior must be between 0 and 1, got 0"),
         ("rare_prior", 1.0, "rare_prior must be between 0 and 1, got 1.0"),
         ("rare_prior", float("nan"), "rare_prior must be between 0 and 1, got nan"),
         ("rare_prior", ".1", "rare_prior must be between 0 and 1, got '.1'"),
-        ("consistency", 0, "consistency must be an integer in 1..6, got 0"),
-        ("consistency", 7, "consistency must be an integer in 1..6, got 7"),
+        ("consistency", 0, "consistency must be a whole number >= 1 and <= 6, got 0"),
+        ("consistency", 7, "consistency must be a whole number >= 1 and <= 6, got 7"),
         ("values", 1, "values must be true or false, got 1"),
     ],
 )
@@ -318,9 +318,9 @@ def test_an_impossible_difficulty_is_one_sentence(field, value, sentence):
     ("fields", "sentence"),
     [
         ({"digits": [1, 2, 3]}, "here: digits must be 6 integers, got 3"),
-        ({"digits": [1, 2, 3, 4, 5, 10]}, r"here: digits\[5\] must be an integer in 0..9, got 10"),
-        ({"digits": [1, 2, 3, 4, 5, -1]}, r"here: digits\[5\] must be an integer in 0..9, got -1"),
-        ({"digits": "123456"}, "here: digits must be a list of integers, got '123456'"),
+        ({"digits": [1, 2, 3, 4, 5, 10]}, r"here: digits\[5\] must be a whole number >= 0 and <= 9, got 10"),
+        ({"digits": [1, 2, 3, 4, 5, -1]}, r"here: digits\[5\] must be a whole number >= 0 and <= 9, got -1"),
+        ({"digits": "123456"}, "here: digits must be a list of whole numbers, got '123456'"),
         ({}, "here must hold exactly the fields digits"),
     ],
 )
