@@ -38,7 +38,7 @@ def show(findings: list[Finding], as_json: bool = False, then: str = NEXT) -> in
         if finding.advice:
             print(f"{'!' if finding.state == 'bad' else '-'} {finding.advice}")
     if bad:
-        print("\nMend what is marked ! first.")
+        print("\nFix what is marked ! first.")
     else:
         print(f"\n{then}")
     return int(bool(bad))

@@ -94,7 +94,7 @@ def test_a_full_disk_loses_nothing_that_was_written(psn, tmp_path, monkeypatch):
     assert said.code == 2
     assert said.err.splitlines()[-1] == (
         "psn-tutorial: cannot write the checkpoint run/checkpoints/step-000004: the disk is full; "
-        "the checkpoints before it are kept; when that is mended, go on with: psn-tutorial train --resume run"
+        "the checkpoints before it are kept; when that is fixed, go on with: psn-tutorial train --resume run"
     )
     assert RunFolder.open("run").latest_checkpoint().step == 2
     monkeypatch.undo()
@@ -122,7 +122,7 @@ def test_a_policy_that_cannot_be_written_leaves_no_half_of_it(psn, monkeypatch, 
     said = psn("train", *TINY, "--out", "run")
     assert said.code == 2 and said.err.splitlines()[-1] == (
         f"psn-tutorial: cannot write run/policy: {why}; the checkpoints of the run are kept; "
-        "when that is mended, go on with: psn-tutorial train --resume run"
+        "when that is fixed, go on with: psn-tutorial train --resume run"
     )
     assert not any(p.name in ("half", "policy") for p in Path("run").rglob("*"))
     monkeypatch.undo()
