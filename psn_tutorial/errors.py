@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake the user can mend, told in one sentence: the field, its value, what is allowed.
+    """A mistake that the user can correct, told in one sentence: the field, its value, what is allowed.
 
     The command line prints the sentence and exits with code 2; it never shows a traceback for it.
     """

@@ -30,8 +30,9 @@ from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.qlora import learned_weights, restore_weights
 from psn_tutorial.noise import NoiseConfig, stream
 from psn_tutorial.rollout import Reading, Rollouts, completion_logps, read_completions, responses, sample, spread_draws
-from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from psn_tutorial.runs.checkpoints import Checkpoint
 from psn_tutorial.runs.folder import RunFolder
+from psn_tutorial.runs.optimizers import pack_optimizer, unpack_optimizer
 from psn_tutorial.schedulers import make_scheduler
 from psn_tutorial.signals import mean_certainty, semantic_similarity
 from psn_tutorial.tasks.base import Task

@@ -28,8 +28,10 @@ def test_no_name_is_also_that_of_a_submodule():
 READERS = (
     "import psn_tutorial",
     "import psn_tutorial.evaluation",
+    "from psn_tutorial.runs.folder import RunFolder; RunFolder.open('data/runs/base-rules').steps()",
     "from psn_tutorial.jobs.records import RunRecord; RunRecord.read('data/runs/base-rules').steps",
     "from psn_tutorial import read_comparison; read_comparison('data/runs/qlora').to_json()",
+    "from psn_tutorial.reporting.tables import tables",
     "from psn_tutorial.reporting import readme; readme.results_in_markdown()",
     "from psn_tutorial.cli import main; main(['--help'])",
     *(f"from psn_tutorial.cli import main; main([{command!r}, '--help'])" for command in COMMANDS),

@@ -1,7 +1,8 @@
-"""The command psn-tutorial: from the words to an exit code.
+"""The command psn-tutorial: from the words of a command line to an exit code.
 
-0: done; 1: doctor found something in the way; 2: a mistake of the user, told in one sentence on the
-error output; 130 (or 128 + the signal's number): stopped, after a sentence that says how to go on.
+0: done; 1: doctor or preflight found something to correct; 2: a mistake of the user, told in one sentence on the error
+output; 130 (or 128 + the signal's number): stopped, after a sentence that says how to go on; 141: the reader of the
+output has gone.
 """
 
 import os
@@ -50,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except SystemExit as leave:  # --help, --version, and a job that was stopped
         return int(leave.code or 0)
     except BrokenPipeError:
-        # The reader (head, less) has gone. Python would complain once more while it closes down.
+        # The reader (head, less) has gone; without this, Python reports the broken pipe once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -82,7 +83,7 @@ def _complain(sentence: str) -> int:
 
 
 def _say_warnings_in_one_line() -> None:
-    """Our own warnings as sentences; those of the libraries, meant for programmers, not at all."""
+    """Print our own warnings as sentences, and none of the libraries', which are meant for programmers."""
     warnings.simplefilter("always")
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:

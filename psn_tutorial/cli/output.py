@@ -29,7 +29,7 @@ def resumable(command: str) -> Iterator[None]:
         raise SystemExit(128 + getattr(stop, "number", 2)) from None
     except UserError as error:
         if isinstance(error.__cause__, OSError):
-            raise UserError(f"{error}; when that is mended, go on with: {command}") from None
+            raise UserError(f"{error}; when that is fixed, go on with: {command}") from None
         raise
 
 

@@ -11,7 +11,7 @@ from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, suggest
 from psn_tutorial.experiments.presets import preset
 
-# of --help, with the settings under each
+# heading of --help -> the settings under it
 HEADINGS = {
     "the task": ("task", "difficulty", "base", "train_file", "seed"),
     "the model": ("lora_rank", "lora_alpha", "four_bit", "compute", "device"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from psn_tutorial.errors import UserError, check_range, shown
 
@@ -139,7 +139,7 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     check_level(level)
     if n == 1:
         return Interval(float(values[0]), math.nan, math.nan, level, 1, "seeds")
-    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n)
+    half = stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(n)
     mean = float(values.mean())
     return Interval(mean, mean - float(half), mean + float(half), level, n, "seeds")
 
@@ -150,6 +150,8 @@ def welch_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     check_level(level)
     value = low = high = float(a.mean() - b.mean())
     if np.ptp(a) or np.ptp(b):
+        from scipy import stats  # here: importing it takes 0.7 s, also of every --help
+
         low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
     return Interval(value, float(low), float(high), level, min(len(a), len(b)), "seeds")
 

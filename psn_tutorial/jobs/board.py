@@ -1,6 +1,6 @@
-"""The figures of a run as TensorBoard curves, for those who watch long runs there.
+"""The figures of a run as TensorBoard curves, to watch a long run.
 
-They are a picture of steps.jsonl and eval.json, which stay the record: nothing is ever read back from here.
+They repeat what steps.jsonl and eval.json hold, which stay the record; nothing reads the curves back.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from psn_tutorial.evaluation.results import Evaluation
 
 
 def summary_writer() -> type:
-    """TensorBoard's writer. Raises UserError when it is not installed; ask before a run is begun."""
+    """TensorBoard's class of writers. Raises UserError when it is not installed: call it before a run is begun."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # here: TensorBoard is optional
     except ImportError:
         raise UserError("--tensorboard needs the package: pip install 'psn-tutorial[tensorboard]'") from None
     return SummaryWriter

@@ -1,4 +1,4 @@
-"""Ctrl-C: once, and the step is finished and saved; twice, and everything stops at once."""
+"""Ctrl-C once finishes the step and saves; twice stops at once."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a terminal's Ctrl-C, a scheduler's or container's stop
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C in a terminal; the stop of a job scheduler or a container
 NOTICE = b"\nstopping: this step is finished and saved first; Ctrl-C again stops at once\n"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A job was stopped after it had saved everything. ``number`` of the signal that asked."""
+    """A job was stopped after it had saved everything. ``number``: the signal that asked for it."""
 
     def __init__(self, number: int = signal.SIGINT):
         super().__init__("stopped and saved")
@@ -21,9 +21,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """``with Stop() as stop:`` makes the first signal a request, which a loop reads between steps.
+    """``with Stop() as stop:`` makes the first signal a request that a loop reads between steps; the second raises.
 
-    Outside the main thread, where Python delivers no signals, nothing is changed.
+    Outside the main thread, where Python delivers no signals, it changes nothing.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Stop:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, the first signal already raises: for work that is saved, or cheap to repeat."""
+        """Inside, the first signal already raises Interrupted: for work that is saved, or quick to repeat."""
         self.check()
         self._immediate = True
         try:

@@ -28,8 +28,9 @@ from psn_tutorial.models.bases import PretrainConfig
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer
-from psn_tutorial.runs.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from psn_tutorial.runs.checkpoints import Checkpoint
 from psn_tutorial.runs.folder import RunFolder
+from psn_tutorial.runs.optimizers import pack_optimizer, unpack_optimizer
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
 from psn_tutorial.tasks.base import Demonstration, Task

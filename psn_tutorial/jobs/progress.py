@@ -1,4 +1,4 @@
-"""What a reader sees while a run trains."""
+"""Progress of a training run: a bar on a terminal, a few lines in a log file."""
 
 import math
 import sys
@@ -15,7 +15,10 @@ from psn_tutorial.jobs.training import TrainingJob
 def follow(
     job: TrainingJob, stop: Stop, label: str, bar: bool, lines: bool = False, board: Board | None = None
 ) -> None:
-    """Train to the end with a progress bar; or, for a log file, with ten ``lines`` in all. ``board`` shows it too."""
+    """Train to the end with a progress ``bar``, or without one but with ten ``lines`` in all, for a log file.
+
+    ``label`` names the run; ``board`` draws curves too. Raises Interrupted when ``stop`` was asked for.
+    """
     total, done = job.config.steps, job.trainer.step_number
     every = math.ceil(total / 10)
     with (
@@ -43,7 +46,7 @@ def follow(
 
 
 def figures(record: dict[str, Any]) -> str:
-    """The figures of a step that matter while one watches, the most telling first."""
+    """The figures of a step to watch while it trains, the most important first."""
     words = [f"reward {record['reward']:.3f}", f"zero-contrast {record['zero_contrast']:.2f}"]
     if record["sigma"]:
         words.append(f"sigma {record['sigma']:.3g}")

@@ -1,4 +1,4 @@
-"""What was found, and how it is told."""
+"""Findings of the doctor and of preflight, and how they are printed."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. state: "good", "absent" (optional, missing) or "bad" (in the way).
+    """One thing looked at. state: "good", "absent" (missing, but optional) or "bad" (must be corrected first).
 
     advice: what to do, a sentence; "" where there is nothing to do.
     """
@@ -38,7 +38,7 @@ def show(findings: list[Finding], as_json: bool = False, then: str = NEXT) -> in
         if finding.advice:
             print(f"{'!' if finding.state == 'bad' else '-'} {finding.advice}")
     if bad:
-        print("\nMend what is marked ! first.")
+        print("\nFix what is marked ! first.")
     else:
         print(f"\n{then}")
     return int(bool(bad))

@@ -6,6 +6,8 @@ import platform
 import shutil
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -15,9 +17,13 @@ from packaging.specifiers import SpecifierSet
 
 from psn_tutorial import __version__
 from psn_tutorial.errors import UserError
+from psn_tutorial.jobs.malloc import keep_freed_memory
 from psn_tutorial.preflight.findings import Finding
+from psn_tutorial.tasks import files
+from psn_tutorial.tasks.splits import SPLITS, load_split
 
-PINNED = ("torch", "transformers")  # their newer versions break things often; pyproject.toml says the ranges
+PINNED = ("torch", "transformers")  # whose new versions often break things; pyproject.toml holds the ranges
+# package -> the extra that brings it, what it is for
 EXTRAS = {
     "jupyterlab": ("notebooks", "the notebooks"),
     "peft": ("qlora", "LoRA adapters on larger models"),
@@ -32,7 +38,7 @@ NEEDED_GIB = 2.0  # memory for the demo
 
 
 def examine(online: bool = True) -> list[Finding]:
-    """Look at everything; a look that fails is a finding, never an exception.
+    """Look at everything. A look that fails becomes a finding, never an exception.
 
     online: also ask whether the hub answers, for at most 3 seconds (not with HF_HUB_OFFLINE).
     """
@@ -51,7 +57,7 @@ def examine(online: bool = True) -> list[Finding]:
     for look in [*looks, *([_hub] if online else [])]:
         try:
             found += look()
-        except Exception as error:  # whatever is wrong with this machine, the rest is still told
+        except Exception as error:  # whatever is wrong with this machine, the other looks are still reported
             name = look.__name__.strip("_")
             found.append(Finding(name, f"could not be looked at ({error})", "absent"))
     return found
@@ -85,7 +91,7 @@ def _library(name: str, allowed: SpecifierSet) -> Finding:
 
 
 def _processor() -> list[Finding]:
-    import torch
+    import torch  # here and below: a torch that cannot be imported is a finding
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = torch.get_num_threads()
@@ -127,18 +133,15 @@ def _disk() -> list[Finding]:
 
 
 def _data() -> list[Finding]:
-    from psn_tutorial.tasks.files import DATA
-    from psn_tutorial.tasks.splits import SPLITS, load_split
-
     found = []
     for task in SPLITS:
         try:
-            counts = [f"{len(load_split(task, split, DATA))} {split}" for split in SPLITS[task]]
+            counts = [f"{len(load_split(task, split, files.DATA))} {split}" for split in SPLITS[task]]
             found.append(Finding(f"problems of {task}", ", ".join(counts)))
         except UserError as error:
             found.append(Finding(f"problems of {task}", "missing", "bad", f"{error}."))
     for task in SPLITS:
-        folder = DATA / "bases" / task
+        folder = files.DATA / "bases" / task
         if (folder / "config.json").is_file():
             found.append(Finding(f"base policy of {task}", "shipped"))
         else:
@@ -151,8 +154,6 @@ def _data() -> list[Finding]:
 
 
 def _allocator() -> list[Finding]:
-    from psn_tutorial.jobs.malloc import keep_freed_memory
-
     if keep_freed_memory():
         return [Finding("memory allocator", "glibc, told to keep what a step frees")]
     value = "not glibc: steps of small models may be 2 to 3 times slower"
@@ -186,13 +187,11 @@ def _hub() -> list[Finding]:
 
 
 def _ask_hub() -> str:
-    """ "" when the hub answers, else why not."""
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
-
+    """Return "" when the hub answers, else why not."""
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", HUB), method="HEAD")
     try:
-        urlopen(Request(os.environ.get("HF_ENDPOINT", HUB), method="HEAD"), timeout=3).close()
-    except HTTPError:  # it answered, if only to refuse
+        urllib.request.urlopen(request, timeout=3).close()
+    except urllib.error.HTTPError:  # an answer, even if it is a refusal
         pass
     except Exception as error:  # a proxy, a certificate, a name: each raises a type of its own
         return str(getattr(error, "reason", error))

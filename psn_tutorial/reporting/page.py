@@ -1,6 +1,7 @@
 """The page of a comparison: one HTML file that needs nothing else, and the pictures as PNG files.
 
-Every figure on it is recomputed from the records in the comparison's folder. page.html is its Jinja template.
+Every figure on it is recomputed from the records in the comparison's folder. page.html is its Jinja template,
+page.css its style.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Checkpoints: a folder of safetensors files and a state.json that holds their SHA-256.
 
-Nothing is pickled, and nothing that differs from what was written is ever loaded.
+Nothing is pickled, and a file that is not as it was written is never loaded.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ def _read_file(path: Path) -> bytes:
     except (FileNotFoundError, IsADirectoryError):
         raise DamagedCheckpoint(f"{path.name} is missing") from None
     except OSError as error:
-        # Permissions and the like are the user's to mend: falling back would throw work away.
+        # The user can correct permissions and the like; an older checkpoint would lose work.
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
@@ -99,64 +99,3 @@ def _seal(content: Mapping[str, Any]) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def pack_optimizer(
-    optimizer: torch.optim.Optimizer, model: torch.nn.Module
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the optimiser's state as tensors ("<parameter name>/exp_avg") and a JSON object.
-
-    Parameters go by their names in ``model``, never by position, so that a reordered model cannot
-    silently swap moments. Raises ValueError for an optimised parameter that ``model`` lacks.
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tensors: dict[str, torch.Tensor] = {}
-    groups, scalars = [], {}
-    for group in optimizer.param_groups:
-        try:
-            members = [names[id(parameter)] for parameter in group["params"]]
-        except KeyError:
-            raise ValueError("the optimiser holds a parameter that the model does not") from None
-        options = {option: value for option, value in group.items() if option != "params"}
-        groups.append({"parameters": members, "options": options})
-        for name, parameter in zip(members, group["params"], strict=True):
-            for slot, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"{name}/{slot}"] = value
-                else:
-                    scalars[f"{name}/{slot}"] = value
-    return tensors, {"groups": groups, "scalars": scalars}
-
-
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer,
-    model: torch.nn.Module,
-    tensors: Mapping[str, torch.Tensor],
-    state: Mapping[str, Any],
-) -> None:
-    """Give ``optimizer`` the state that ``pack_optimizer`` returned, bit for bit.
-
-    Raises UserError when its groups do not hold the parameters of the saved ones, by name.
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    target = optimizer.state_dict()
-    members = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
-    if [set(group["parameters"]) for group in state["groups"]] != [set(m) for m in members]:
-        saved = {name for group in state["groups"] for name in group["parameters"]}
-        differing = sorted(saved ^ {name for group in members for name in group})
-        raise UserError(
-            "the saved optimiser state belongs to other parameters or groups: "
-            + (", ".join(differing[:5]) or "the groups differ")
-        )
-    index_of: dict[str, int] = {}
-    for group, saved, group_names in zip(target["param_groups"], state["groups"], members, strict=True):
-        index_of.update(zip(group_names, group["params"], strict=True))
-        for option, value in saved["options"].items():
-            # JSON has no tuples; betas is one.
-            is_tuple = isinstance(group.get(option), tuple)
-            group[option] = tuple(value) if is_tuple else value
-    target["state"] = {}
-    for key, value in [*tensors.items(), *state["scalars"].items()]:
-        name, slot = key.rsplit("/", 1)
-        target["state"].setdefault(index_of[name], {})[slot] = value
-    optimizer.load_state_dict(target)

@@ -95,7 +95,7 @@ def json_bytes(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def in_words(what: str | Path, consequence: str) -> Iterator[None]:
-    """Turn an OSError into the sentence a reader can act on."""
+    """Turn an OSError into a UserError: what cannot be written, why, and the ``consequence``."""
     try:
         yield
     except OSError as error:

@@ -39,7 +39,7 @@ from psn_tutorial.runs.files import (
 )
 from psn_tutorial.runs.provenance import commit, now, provenance
 
-if TYPE_CHECKING:  # at run time where they are used: whoever reads records needs no torch, which takes seconds
+if TYPE_CHECKING:  # at run time inside the functions that use them: importing torch takes seconds
     from psn_tutorial.runs.checkpoints import Checkpoint, Tensors
 
 
@@ -77,7 +77,7 @@ class RunFolder:
         facts = provenance(command)
         with in_words(f"the run folder {path}", "nothing was changed"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The folder gets its name when it is complete: no half-made run is ever seen.
+            # The folder gets its name when it is complete, so that an incomplete run is never seen.
             with new_folder(path.parent / f".{path.name}.new") as folder:
                 write_bytes(folder / "config.json", json_bytes(config))
                 write_bytes(folder / "provenance.json", json_bytes(facts))
@@ -106,7 +106,7 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one step's record, which has a whole number "step", to steps.jsonl.
 
-        NaN and infinities become null: JSON has no word for them. Raises UserError when the line
+        NaN and infinities become null, because JSON cannot hold them. Raises UserError when the line
         cannot be written; what was written before stays as it was.
         """
         if type(record.get("step")) is not int:
@@ -134,7 +134,7 @@ class RunFolder:
         on the disk. Raises UserError when the disk is full or cannot be written; the checkpoints
         before this one are then untouched.
         """
-        from psn_tutorial.runs.checkpoints import write_checkpoint
+        from psn_tutorial.runs.checkpoints import write_checkpoint  # here: records are read without torch
 
         if keep < 1:
             raise UserError(f"keep must be >= 1, got {keep}")
@@ -150,7 +150,7 @@ class RunFolder:
                 os.rename(new, folder)
             sync_folder(folder.parent)
             for _, older in self._checkpoint_folders()[keep:]:
-                # Under a name that is never read while it goes: a kill leaves no half checkpoint.
+                # Renamed first to a name that is never read, so that a kill leaves no half checkpoint.
                 os.rename(older, older.with_name(f".gone-{older.name}"))
             self._tidy()
         self.record_time()
@@ -163,6 +163,7 @@ class RunFolder:
         sentence, and the one before it is used. Raises UserError for one that cannot be read at
         all (permissions) or that a newer version of this software wrote.
         """
+        # here: records are read without torch
         from psn_tutorial.runs.checkpoints import DamagedCheckpoint, read_checkpoint
 
         damaged, found = [], None
@@ -227,14 +228,14 @@ class RunFolder:
             yield record, end
 
     def _checkpoint_folders(self) -> list[tuple[int, Path]]:
-        """Return (step, folder), the newest first. Foreign files and folders are not ours."""
+        """Return (step, folder), the newest first; other files and folders are left out."""
         found: dict[int, Path] = {}
         for folder in sorted(self._our_folders("(?:[.]old-)?")):  # ".old-..." sorts first
             found[int(folder.name.rsplit("-", 1)[1])] = folder
         return sorted(found.items(), reverse=True)
 
     def _tidy(self) -> None:
-        """Remove what a killed process left half-made; put back what it was about to replace."""
+        """Remove what a killed process left incomplete; put back what it was about to replace."""
         for folder in self._our_folders("[.]old-"):
             target = folder.with_name(folder.name.removeprefix(".old-"))
             if not target.exists():

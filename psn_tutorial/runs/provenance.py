@@ -16,7 +16,7 @@ import psn_tutorial
 
 def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
     """Return where a result comes from, without the machine's name and without absolute paths."""
-    import torch  # here: whoever reads records needs none of it
+    import torch  # here: records are read without torch, and importing it takes seconds
 
     packages = ("torch", "transformers", "numpy", "safetensors")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -85,7 +85,7 @@ def test_missing_data_is_in_the_way(monkeypatch, tmp_path, capsys):
     assert problems.state == base.state == "bad"
     assert "install from a clone" in problems.advice and "psn-tutorial pretrain --task rules" in base.advice
     assert show(found) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "Mend what is marked ! first."
+    assert capsys.readouterr().out.splitlines()[-1] == "Fix what is marked ! first."
 
 
 def test_little_memory_and_a_full_disk(monkeypatch):
