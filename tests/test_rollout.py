@@ -28,6 +28,7 @@ def test_logps_are_those_of_the_policy_that_sampled(policy, draws, temperature):
     spread = draws and spread_draws(4, 6, draws, "pooled") + 10
     rollouts = roll(parts, noise=noise, draws=spread, temperature=temperature)
     assert rollouts.draws.unique().tolist() == ([-1] if draws is None else list(range(10, 10 + draws)))
+    assert rollouts.temperature == temperature and (rollouts.receipt is None) == (draws is None)
     for draw in rollouts.draws.unique().tolist():
         rows = (rollouts.draws == draw).nonzero()[:, 0]
         with perturbed(parts[2], noise or NoiseConfig(0.0), draw):
@@ -35,6 +36,19 @@ def test_logps_are_those_of_the_policy_that_sampled(policy, draws, temperature):
         mask = rollouts.mask[rows]
         torch.testing.assert_close(rollouts.logps[rows][mask], expected[mask], atol=1e-4, rtol=1e-4)
     assert (rollouts.logps[~rollouts.mask] == 0).all()
+
+
+def test_noise_of_size_zero_is_the_clean_policy(policy):
+    clean, still = roll(policy()), roll(policy(), noise=NoiseConfig(0.0, "all"), draws=spread_draws(4, 6, 3, "pooled"))
+    assert still.receipt is None and still.draws.tolist() == [-1] * 24
+    assert torch.equal(still.tokens, clean.tokens) and torch.equal(still.logps, clean.logps)
+
+
+def test_noise_without_draws_is_one_draw_for_all(policy):
+    noise = NoiseConfig(0.2, "all", relative=True)
+    alone, named = roll(policy(), noise=noise), roll(policy(), noise=noise, draws=torch.zeros(4, 6, dtype=torch.long))
+    assert alone.draws.tolist() == [0] * 24 and alone.receipt == named.receipt
+    assert torch.equal(alone.tokens, named.tokens) and not torch.equal(alone.tokens, roll(policy()).tokens)
 
 
 @torch.no_grad()
