@@ -110,6 +110,13 @@ def test_completions_of_one_token(policy):
     torch.testing.assert_close(again, rollouts.logps, atol=1e-4, rtol=1e-4)
 
 
+def test_without_ends_every_token_counts(policy):
+    _, tokenizer, _ = parts = policy(scale=2.0)  # near uniform: every token of the vocabulary is sampled
+    rollouts = roll(parts, group=32, ends=False)
+    assert rollouts.mask.all() and (rollouts.logps < 0).all()
+    assert {tokenizer.eos_token_id, tokenizer.pad_token_id} < set(rollouts.tokens.flatten().tolist())
+
+
 def test_the_mask_ends_with_the_first_end_token(policy):
     _, tokenizer, _ = parts = policy(scale=2.0)  # near uniform: end tokens are frequent
     rollouts = roll(parts, group=32)
