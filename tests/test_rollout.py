@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from psn_tutorial import rollout
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, encode
@@ -108,6 +109,22 @@ def test_completions_of_one_token(policy):
     rollouts = roll(parts := policy(), max_tokens=1)
     again, _ = completion_logps(parts[2], rollouts, torch.arange(24), 1.0)
     torch.testing.assert_close(again, rollouts.logps, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("draws", "readings"), [(None, 4), (1, 4), (3, 12), (6, 24)])
+def test_a_prompt_is_read_once_a_draw_and_nothing_is_computed_beyond_the_last_end(policy, monkeypatch, draws, readings):
+    shapes, forward, longest = [], rollout.forward, []
+    watched = lambda model, ids, **rest: shapes.append(ids.shape) or forward(model, ids, **rest)  # noqa: E731
+    monkeypatch.setattr(rollout, "forward", watched)
+    noise, spread = draws and NoiseConfig(0.1, "all"), draws and spread_draws(4, 6, draws, "pooled")
+    for seed in range(16):
+        shapes.clear()
+        rollouts = roll(policy(scale=1.0), max_tokens=55, noise=noise, draws=spread, seed=seed)  # near uniform
+        (first, _), *later = shapes
+        assert first == readings and all(shape == (24, 1) for shape in later)
+        longest.append(int(rollouts.mask.sum(1).max()))
+        assert len(shapes) == longest[-1]
+    assert min(longest) < 55
 
 
 def test_without_ends_every_token_counts(policy):
