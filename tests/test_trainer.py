@@ -138,6 +138,18 @@ def test_the_second_update_is_clipped_against_the_policy_of_the_rollouts(policy)
     assert statistics["clip_fraction"] > 0 and statistics["ratio_mean"] != pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("micro_batch", [64, 5])
+def test_statistics_of_an_update_are_means_over_the_tokens_that_learn(policy, micro_batch):
+    made = trainer(policy, replace(NOISY, micro_batch=micro_batch))
+    batch = contrast(made)
+    rows = batch.advantages.nonzero()[:, 0]
+    with torch.no_grad():
+        _, entropy = completion_logps(made.model, batch.rollouts, rows, 1.0, "value")
+    statistics = made.update(batch)
+    assert statistics["entropy"] == pytest.approx(float(entropy[batch.rollouts.mask[rows]].mean()), rel=1e-5)
+    assert statistics["ratio_mean"] == pytest.approx(1, abs=1e-6) and statistics["clip_fraction"] == 0
+
+
 @torch.no_grad()
 def test_mixture_weights_use_every_draw_of_the_group(policy):
     made = trainer(policy, replace(NOISY, mixture=True, micro_batch=8))
