@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.tasks.files import DATA, read_problems
+from psn_tutorial.tasks.files import shipped_problems
 
 P = TypeVar("P")
 Splits = Mapping[str, Mapping[str, int]]  # split -> the arguments of ``generate``
@@ -63,6 +63,7 @@ class Task(ABC, Generic[P]):
     Class attributes:
         name: what ``get_task`` and the command line know it by.
         splits: how its problems are made, "eval" and "train": the arguments of ``generate``.
+        shipped: are the problems of its default difficulty in data/?
         exact: can it tell the exact success probability of a policy (:meth:`exact_success`)?
     """
 
@@ -71,6 +72,7 @@ class Task(ABC, Generic[P]):
         "eval": {"seed": 1, "count": 100},
         "train": {"seed": 2, "count": 2000},
     }
+    shipped: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 
     # Problems and what the model reads
@@ -108,12 +110,11 @@ class Task(ABC, Generic[P]):
     def problems(self, use: str) -> list[P]:
         """The problems to train on ("train") or to evaluate on ("eval"), which are different ones.
 
-        Those shipped in data/<name>/<use>.jsonl at the default difficulty; else made as ``splits`` says, which gives
-        the same.
+        At the default difficulty of a task that is ``shipped``, those in data/<name>/<use>.jsonl; else made as
+        ``splits`` says. Raises UserError when shipped ones are not beside the package, or too few can be made.
         """
-        file = DATA / self.name / f"{use}.jsonl"
-        if self == type(self)() and file.is_file():
-            return read_problems(file, self)
+        if self.shipped and self == type(self)():
+            return shipped_problems(self, use)
         held_out = [] if use == "eval" else self.problems("eval")
         return self.generate(**self.splits[use], exclude=held_out)
 

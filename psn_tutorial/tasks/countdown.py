@@ -303,6 +303,7 @@ class Countdown(Task[Problem]):
     """
 
     name: ClassVar[str] = "countdown"
+    shipped: ClassVar[bool] = True
     splits: ClassVar[Splits] = {"eval": {"seed": 1, "count": 200}, "train": {"seed": 2, "count": 4000}}
 
     numbers: int = 4

@@ -43,3 +43,14 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 MANIFEST = "MANIFEST.json"
+
+
+def shipped_problems(task: Any, split: str, data: Path = DATA) -> list[Any]:
+    """The problems in data/<task>/<split>.jsonl. Raises UserError when they are not beside the package."""
+    path = data / task.name / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError(
+            f"the shipped problems {task.name}/{split}.jsonl are not in {data}: install from a "
+            f"clone of the repository with `pip install -e .`, or generate problems from a seed"
+        )
+    return read_problems(path, task)

@@ -54,6 +54,7 @@ class Rules(Task[Problem]):
     """
 
     name: ClassVar[str] = "rules"
+    shipped: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     steps: int = 6
@@ -232,6 +233,7 @@ class Chain(Rules):
     """The bare deep chain: write the rare letter 12 times in a row. Its prompt is ":"."""
 
     name: ClassVar[str] = "chain"
+    shipped: ClassVar[bool] = False
     splits: ClassVar[Splits] = {"eval": {"seed": 0, "count": 1}, "train": {"seed": 0, "count": 1}}  # it has but one
 
     steps: int = 12

@@ -13,33 +13,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from psn_tutorial.errors import UserError, suggest
-from psn_tutorial.tasks.files import DATA, MANIFEST, read_problems, write_problems
-from psn_tutorial.tasks.registry import get_task
+from psn_tutorial.errors import check_choice
+from psn_tutorial.tasks.files import DATA, MANIFEST, shipped_problems, write_problems
+from psn_tutorial.tasks.registry import TASKS, get_task
 
 # task -> split -> the arguments of task.generate; in this order, each excluding those before it
-SPLITS = {name: get_task(name).splits for name in ("countdown", "rules")}
+SPLITS = {name: get_task(name).splits for name in TASKS if get_task(name).shipped}
 
 
 def load_split(task_name: str, split: str, data: Path = DATA) -> list[Any]:
-    """The shipped problems of a task ("train" or "eval"), for its default difficulty.
+    """The problems of a task ("train" or "eval") at its default difficulty; those of SPLITS are shipped.
 
-    The chain has a single problem, which is every split of it.
     Raises UserError for an unknown task or split, or when the data is not beside the package.
     """
     task = get_task(task_name)
-    names = list(SPLITS.get(task_name, {"eval": {}, "train": {}}))
-    if split not in names:
-        raise UserError(f"split must be one of {', '.join(names)}, got {split!r}{suggest(split, names)}")
-    if task_name not in SPLITS:
-        return task.generate(seed=0, count=1)
-    path = data / task_name / f"{split}.jsonl"
-    if not path.is_file():
-        raise UserError(
-            f"the shipped problems {task_name}/{split}.jsonl are not in {data}: install from a "
-            f"clone of the repository with `pip install -e .`, or generate problems from a seed"
-        )
-    return read_problems(path, task)
+    check_choice("split", split, ("eval", "train"))
+    return shipped_problems(task, split, data) if task.shipped else task.problems(split)
 
 
 def make_splits(data: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_chain_has_its_one_problem_in_every_split(split):
 
 @pytest.mark.parametrize("task", ["countdown", "rules", "chain"])
 def test_an_unknown_split_is_refused(task):
-    with pytest.raises(UserError, match="split must be one of eval, train, got 'evil'.*'eval'"):
+    with pytest.raises(UserError, match="split must be one of 'eval', 'train', got 'evil'.*'eval'"):
         load_split(task, "evil")
     with pytest.raises(UserError, match="task must be one of"):
         load_split("sudoku", "eval")
@@ -90,3 +90,14 @@ def test_an_unknown_split_is_refused(task):
 def test_data_that_is_not_beside_the_package_is_told(tmp_path):
     with pytest.raises(UserError, match="countdown/eval.jsonl are not in .*pip install -e"):
         load_split("countdown", "eval", data=tmp_path)
+
+
+def test_a_run_is_told_so_too_and_nothing_is_made_in_their_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("psn_tutorial.tasks.files.shipped_problems.__defaults__", (tmp_path,))
+    with pytest.raises(UserError, match="rules/train.jsonl are not in"):
+        get_task("rules").problems("train")
+    assert len(get_task("rules", steps=5).problems("train")) == 2000  # of another difficulty none are shipped
+
+
+def test_a_task_in_plain_language_has_its_own_parts():
+    assert load_split("math", "eval") == get_task("math").problems("eval") != load_split("math", "train")
