@@ -9,7 +9,15 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.noise import NoiseConfig, perturbed, stacked, stream
-from psn_tutorial.rollout import choose, completion_logps, read_completions, responses, sample, spread_draws
+from psn_tutorial.rollout import (
+    choose,
+    completion_logits,
+    completion_logps,
+    read_completions,
+    responses,
+    sample,
+    spread_draws,
+)
 
 
 def roll(policy_parts, group=6, max_tokens=10, prompts=None, seed=0, **options):
@@ -102,6 +110,18 @@ def test_completion_logps_under_several_draws(policy, rows):
         with perturbed(parts[2], noise, draw):
             expected, _ = completion_logps(parts[2], rollouts, rows, 1.0)
         torch.testing.assert_close(block, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_half_precision_logits_are_read_in_float32(policy):
+    _, _, model = parts = policy()
+    rollouts, rows = roll(parts), torch.arange(24)
+    model.bfloat16()
+    reading = read_completions(model, rollouts, rows, 1.3, "value", "policy_to_uniform")
+    assert {reading.logps.dtype, reading.entropy.dtype, reading.certainty.dtype} == {torch.float32}
+    exact = completion_logits(model, rollouts, rows, 1.0).double().div(1.3).log_softmax(-1)
+    chosen = exact.gather(2, rollouts.tokens[..., None])[..., 0]
+    torch.testing.assert_close(reading.logps.double(), chosen, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
