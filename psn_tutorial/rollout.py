@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedTokenizerBase
 
 from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import Cache, decoder_of, empty_cache, forward, hidden_states
-from psn_tutorial.models.policy import Policy, Prompts
+from psn_tutorial.models.policy import Policy, Prompts, end_tokens, padding_token
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt
 from psn_tutorial.signals import token_certainty
 
@@ -36,6 +37,7 @@ class Rollouts:
         draws: [B] the number of the noise draw each row was sampled with; -1 for the clean policy.
         receipt: what the noise did; None for the clean policy.
         temperature: that the sampler used.
+        ended: [B] bool, True where the last token under the mask is an end token; None: no row has one.
     """
 
     prompts: Tensor
@@ -46,6 +48,7 @@ class Rollouts:
     draws: Tensor
     receipt: NoiseReceipt | None
     temperature: float = 1.0
+    ended: Tensor | None = None
 
 
 def spread_draws(prompts: int, group: int, draws: int, spread: str) -> Tensor:
@@ -90,7 +93,8 @@ def sample(
     Args:
         prompts: P of them. Everything that comes back lies on the model's device.
         group: G, completions per prompt.
-        max_tokens: completions end here when no end token came before.
+        max_tokens: completions end here when none of the policy's end tokens came before
+            (:func:`psn_tutorial.models.policy.end_tokens`).
         generator: the only source of randomness here; the noise has its own seeds.
         noise, draws: None for the clean policy; ``draws`` [P, G] names the draw of each rollout, each equally often.
         ends: False: an end token is a token like others, and every completion has ``max_tokens``.
@@ -101,13 +105,13 @@ def sample(
     if not temperature > 0:
         raise UserError(f"temperature must be > 0, got {temperature}")
     model, tokenizer = policy
-    end_token = tokenizer.eos_token_id if ends else -1
     count = len(prompts.ids)
     if noise is None or noise.sigma == 0:
         noise, draws = None, torch.full((count, group), -1)
     elif draws is None:
         draws = torch.zeros(count, group, dtype=torch.long)
     device = model.get_input_embeddings().weight.device
+    end_ids = torch.tensor(end_tokens(policy) if ends else [], dtype=torch.long, device=device)
     ids, prompt_mask = prompts.ids.to(device), prompts.mask.to(device)
     order, starts, repeats, numbers = (x.to(device) if isinstance(x, Tensor) else x for x in _blocks(draws))
     with carried(model, noise, numbers) if noise else nullcontext() as receipt:
@@ -115,21 +119,22 @@ def sample(
         cache = empty_cache(model, len(starts), ids.shape[1] + max_tokens, mask)
         logits = forward(model, ids[starts], cache=cache, last=1)[:, 0]
         rows = torch.arange(len(starts), device=device).repeat_interleave(repeats)
-        tokens, logps = _decode(model, logits[rows], cache.select(rows), max_tokens, end_token, generator, temperature)
+        tokens, logps = _decode(model, logits[rows], cache.select(rows), max_tokens, end_ids, generator, temperature)
     back = order.argsort()
     tokens, logps = tokens[back], logps[back]
-    ended = (tokens == end_token).cumsum(1)
-    mask = (ended - (tokens == end_token).long()) == 0
+    end = torch.isin(tokens, end_ids)
+    mask = end.cumsum(1) - end.long() == 0
     rows = torch.arange(count, device=device).repeat_interleave(group)
     return Rollouts(
         ids[rows],
         prompt_mask[rows],
-        tokens.masked_fill(~mask, tokenizer.pad_token_id),
+        tokens.masked_fill(~mask, padding_token(tokenizer)),
         mask,
         logps.masked_fill(~mask, 0.0),
         draws.flatten().to(device),
         receipt,
         temperature,
+        (end & mask).any(1),
     )
 
 
@@ -160,18 +165,18 @@ def _decode(
     logits: Tensor,
     cache: Cache,
     max_tokens: int,
-    end_token: int,
+    end_ids: Tensor,
     generator: torch.Generator,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Draw tokens one by one until every row has ended: tokens and log-probs, both [B, T]."""
     rows, device = logits.shape[0], logits.device
-    tokens = torch.full((rows, max_tokens), end_token, device=device)
+    tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
     logps = torch.zeros(rows, max_tokens, device=device)
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
     for t in range(max_tokens):
         tokens[:, t], logps[:, t] = choose(logits, temperature, generator)
-        ended |= tokens[:, t] == end_token
+        ended |= torch.isin(tokens[:, t], end_ids)
         if t + 1 == max_tokens or bool(ended.all()):
             break
         logits = forward(model, tokens[:, t : t + 1], cache=cache)[:, 0]
@@ -293,6 +298,8 @@ def token_logps(logits: Tensor, tokens: Tensor, entropy: str = "none") -> tuple[
         return logps, -(full.exp() * full).sum(-1)
 
 
-def responses(tokenizer, rollouts: Rollouts) -> list[str]:
-    """The B completions as text, without special tokens."""
-    return tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
+def responses(tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts) -> list[str]:
+    """The B completions as text: what stands before the end token, without special tokens."""
+    lengths = rollouts.mask.sum(1) - (0 if rollouts.ended is None else rollouts.ended.long())
+    rows = zip(rollouts.tokens.tolist(), lengths.tolist(), strict=True)
+    return tokenizer.batch_decode([row[:length] for row, length in rows], skip_special_tokens=True)

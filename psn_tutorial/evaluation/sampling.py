@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation.results import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.policy import Policy, encode
+from psn_tutorial.models.policy import Policy, encode, end_tokens, prompt_ids
 from psn_tutorial.noise import stream
 from psn_tutorial.rollout import responses, sample
 from psn_tutorial.tasks.base import Task
@@ -83,15 +83,18 @@ def text_logps(
 ) -> list[float]:
     """Natural log of the probability that the policy answers ``prompt`` with each completion.
 
-    ``ends``: the end token is part of the answer. Completions must have equally many words.
+    ``ends``: an end token, whichever, is part of the answer. Completions must have equally many words.
     """
     model, tokenizer = policy
-    question = tokenizer(prompt)["input_ids"]
-    end = [tokenizer.eos_token_id] if ends else []
-    answers = torch.tensor([[*tokenizer.convert_tokens_to_ids(text.split(" ")), *end] for text in completions])
+    (question,) = prompt_ids(tokenizer, [prompt])
+    end = end_tokens(policy) if ends else []
+    answers = torch.tensor([[*tokenizer.convert_tokens_to_ids(text.split(" ")), *end[:1]] for text in completions])
     ids = torch.cat([torch.tensor(question).expand(len(answers), -1), answers], 1).to(model.device)
     logps = (forward(model, ids[:, :-1], last=answers.shape[1]).double() / temperature).log_softmax(-1)
-    return logps.gather(2, ids[:, -answers.shape[1] :, None]).sum((1, 2)).tolist()
+    chosen = logps.gather(2, ids[:, -answers.shape[1] :, None])
+    if end:
+        chosen[:, -1, 0] = logps[:, -1, end].logsumexp(-1)
+    return chosen.sum((1, 2)).tolist()
 
 
 def exact_success(policy: Policy, task: Task, problem: Any, temperature: float = 1.0) -> float:

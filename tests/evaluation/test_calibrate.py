@@ -59,7 +59,7 @@ def test_it_is_the_kl_of_the_samplers_own_trajectories(policy, options):
     """Not of the clean policy's: both sums are known, and only one of them is met."""
     chain = policy("chain", scale=20.0, steps=2)
     chain[1].eos_token = "A"  # a token that is often written: many answers stop early
-    end = chain[1].eos_token_id
+    end = chain[2].generation_config.eos_token_id = chain[1].eos_token_id  # the only one
     own, other = (exact(chain, ":", 2, end, **options, weigh_by=who) for who in ("mu", "pi"))
     found = measured(chain, [":"] * 3000, 2, **options)
     assert abs(found - own) < 0.02 * own < abs(other - own) / 2

@@ -28,6 +28,9 @@ def test_the_end_token_is_part_of_an_answer_that_ends(policy):
     assert text_logps(Policy(model, tokenizer), ":", ["A B"], False) == pytest.approx([float(expected)], abs=1e-4)
     expected += logits[3, tokenizer.eos_token_id]
     assert text_logps(Policy(model, tokenizer), ":", ["A B"], True) == pytest.approx([float(expected)], abs=1e-4)
+    model.generation_config.eos_token_id = [2, a]  # whichever of the two comes
+    expected += torch.logaddexp(logits[3, 2], logits[3, a]) - logits[3, 2]
+    assert text_logps(Policy(model, tokenizer), ":", ["A B"], True) == pytest.approx([float(expected)], abs=1e-4)
 
 
 def test_sampled_and_exact_success_agree(policy):
