@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from psn_tutorial.errors import UserError
 
 FAMILIES = ("qwen2", "qwen3", "llama")
+CHANGING = ("dynamic", "longrope")  # rotary embeddings whose frequencies depend on the length of the text
 
 
 @dataclass
@@ -96,7 +97,17 @@ def decoder_of(model: nn.Module) -> nn.Module:
 
 def rotary(model: nn.Module, length: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rotary cosines and sines [1 or B, length, 1, D] for rows whose padding ``mask`` [B, <= length]
-    marks with 0 on the left; a row's first real token has position 0. See :func:`_rotate`."""
+    marks with 0 on the left; a row's first real token has position 0. See :func:`_rotate`.
+
+    Raises UserError for more tokens than a rotary embedding of CHANGING has fixed frequencies for.
+    """
+    rope = model.config.rope_parameters or {}
+    most = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
+    if rope.get("rope_type") in CHANGING and length > most:
+        raise UserError(
+            f"prompt and answer must have <= {most} tokens together for this model, whose rotary embedding "
+            f"{rope['rope_type']!r} changes with the length beyond, got {length}"
+        )
     weight = model.get_input_embeddings().weight
     positions = torch.arange(length, device=weight.device)[None]
     if mask is not None:
@@ -140,7 +151,7 @@ def forward(
         Logits [B, T or last, V].
 
     Raises:
-        UserError: the architecture is not one of ``FAMILIES``.
+        UserError: the architecture is not one of ``FAMILIES``, or see :func:`rotary`.
     """
     return decoder_of(model).lm_head(hidden_states(model, ids, mask, cache, last))
 
@@ -195,7 +206,9 @@ def _layer(
     keys, values = (_extended(held, length, kv) for held, kv in zip((keys, values), new, strict=True))
     if last is not None:
         x, h, cos, sin = x[:, -last:], h[:, -last:], cos[:, -last:], sin[:, -last:]
-    x = x + layer.self_attn.o_proj(_attend(_queries(layer.self_attn, h, cos, sin), keys, values, visible))
+    window = getattr(layer.self_attn, "sliding_window", None)
+    mixed = _attend(_queries(layer.self_attn, h, cos, sin), keys, values, visible, window)
+    x = x + layer.self_attn.o_proj(mixed)
     return x + layer.mlp(layer.post_attention_layernorm(x)), keys, values
 
 
@@ -219,17 +232,26 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """Causal attention of the last T positions, q [B, T, H, D], to all, k and v [S, B, Hk, D]: [B, T, H * D]."""
-    new, heads, end = q.shape[1], q.shape[2], len(k)
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, window: int | None) -> Tensor:
+    """Causal attention of the last T positions, q [B, T, H, D], to all, k and v [S, B, Hk, D]: [B, T, H * D].
+
+    ``window``: a position attends to that many, itself included; None to all before it.
+    """
+    new, heads = q.shape[1], q.shape[2]
+    start = max(0, len(k) - new - window + 1) if window else 0  # what no query of these looks at is left out
+    k, v = k[start:], v[start:]
+    end = len(k)
+    if visible is not None:
+        visible = visible[:, start : start + end]
+    window = window if window and window < end else None
     if new == 1 and q.device.type == "cpu" and q.dtype == torch.float32:  # half types need its wider sums
         return _attend_once(q, k, v, visible)
     mixed = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.permute(1, 2, 0, 3),
         v.permute(1, 2, 0, 3),
-        _attention_mask(visible, new, end, q.device),
-        is_causal=visible is None and new == end > 1,
+        _attention_mask(visible, new, end, window, q.device),
+        is_causal=visible is None and window is None and new == end > 1,
         enable_gqa=heads != k.shape[2],
     )
     return mixed.transpose(1, 2).flatten(2)
@@ -243,19 +265,23 @@ def _attend_once(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Ten
     k, v = k[:, :, :, None], v[:, :, :, None]
     scores = (k * q).sum(-1, keepdim=True)  # [S, B, Hk, H / Hk, 1]
     if visible is not None:
-        scores = scores.masked_fill(~visible[:, : len(k)].T[:, :, None, None, None], -torch.inf)
+        scores = scores.masked_fill(~visible.T[:, :, None, None, None], -torch.inf)
     return (scores.softmax(0) * v).sum(0).view(rows, 1, heads * size)
 
 
-def _attention_mask(visible: Tensor | None, new: int, end: int, device: torch.device) -> Tensor | None:
+def _attention_mask(
+    visible: Tensor | None, new: int, end: int, window: int | None, device: torch.device
+) -> Tensor | None:
     """None where plain causal attention will do, else [1 or B, 1, new, end] bool: True may be attended.
 
     Padded positions see themselves, so that no row of the softmax is empty; their outputs are not used.
     """
-    if visible is None and new in (1, end):
+    if visible is None and window is None and new in (1, end):
         return None
     order = torch.ones(new, end, dtype=torch.bool, device=device).tril(end - new)
+    if window is not None:
+        order = order.triu(end - new - window + 1)
     if visible is None:
         return order[None, None]
     own = torch.eye(end, dtype=torch.bool, device=device)[end - new :]
-    return (order & visible[:, None, None, :end]) | own
+    return (order & visible[:, None, None]) | own

@@ -21,12 +21,11 @@ ARCHITECTURES = {
 }
 
 
-@pytest.fixture(params=ARCHITECTURES)
-def model(request):
-    settings, architecture = ARCHITECTURES[request.param]
+def small(architecture, **settings):
+    """Grouped-query attention and a head size of its own: the cases a shortcut would get wrong."""
+    made, model = ARCHITECTURES[architecture]
     torch.manual_seed(0)
-    # Grouped-query attention and a head size of its own: the cases a shortcut would get wrong.
-    config = settings(
+    config = made(
         vocab_size=17,
         hidden_size=24,
         intermediate_size=40,
@@ -38,12 +37,30 @@ def model(request):
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        **settings,
     )
-    model = architecture(config).eval()
+    model = model(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))  # norms and biases too leave their defaults
     return model
+
+
+# Which layers see only the last 4 tokens: all, or of the two the second.
+WINDOWS = {
+    f"{name} {kind}": (name, {"use_sliding_window": True, "sliding_window": 4, **layers})
+    for name in ("qwen2", "qwen3")
+    for kind, layers in (
+        ("window", {"max_window_layers": 0}),
+        ("half a window", {"layer_types": ["full_attention", "sliding_attention"]}),
+    )
+}
+
+
+@pytest.fixture(params=[*ARCHITECTURES, *WINDOWS])
+def model(request):
+    name, settings = WINDOWS.get(request.param, (request.param, {}))
+    return small(name, **settings)
 
 
 @pytest.fixture
@@ -77,6 +94,43 @@ def test_left_padding_changes_nothing(model, ids, padding):
     assert ours.isfinite().all()
     torch.testing.assert_close(ours[padding], reference(model, ids, padding)[padding], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours[1:2, 4:], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 10, 11, 12])
+@torch.no_grad()
+def test_a_window_of_any_width_is_that_of_transformers(ids, padding, window):
+    model = small("qwen2", use_sliding_window=True, sliding_window=window, max_window_layers=0)
+    torch.testing.assert_close(forward(model, ids), model(ids).logits, atol=1e-5, rtol=1e-5)
+    expected = reference(model, ids, padding)[padding]
+    torch.testing.assert_close(forward(model, ids, padding)[padding], expected, atol=1e-5, rtol=1e-5)
+
+
+ROPES = {
+    "linear": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "dynamic": {"factor": 4.0},
+    "longrope": {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+@torch.no_grad()
+def test_positions_are_scaled_as_transformers_scales_them(kind):
+    """Up to where the scaling begins to change with the length: there transformers turns old keys anew, or does not."""
+    model = small("llama", rope_parameters={"rope_type": kind, "rope_theta": 100.0, **ROPES[kind]})
+    ids = torch.randint(3, 17, (2, 65), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(forward(model, ids[:, :64]), model(ids[:, :64]).logits, atol=1e-5, rtol=1e-5)
+    if kind not in ("dynamic", "longrope"):
+        torch.testing.assert_close(forward(model, ids), model(ids).logits, atol=1e-5, rtol=1e-5)
+        return
+    with pytest.raises(UserError, match=f"must have <= 64 tokens together.*{kind}.*got 65"):
+        forward(model, ids)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -161,9 +215,9 @@ def test_what_backward_keeps_grows_linearly_with_tokens(model):
         loss.backward()
         return total
 
-    small = kept_bytes(4, 16)
-    assert 1.8 < kept_bytes(8, 16) / small < 2.1
-    assert 1.8 < kept_bytes(4, 32) / small < 2.1
+    few = kept_bytes(4, 16)
+    assert 1.8 < kept_bytes(8, 16) / few < 2.1
+    assert 1.8 < kept_bytes(4, 32) / few < 2.1
 
 
 def test_other_architectures_are_refused():
