@@ -54,8 +54,9 @@ BOXES = {
     "noise": ("draws of the noise", 321, 449),
     "settings": ("dataclass to JSON and back", 463, 603),
     "tasks": ("problems, verifiers, solutions", 617, 970),
-    "choices": ("the words that a setting may hold", 30, 490),
-    "errors": ("UserError, and the checks that raise it", 510, 970),
+    "choices": ("the words that a setting may hold", 30, 330),
+    "errors": ("UserError, and the checks that raise it", 350, 650),
+    "strict_json": ("JSON without NaN, no name twice", 670, 970),
 }
 METHOD = {name for _, names in ITERATION for name in names if (PACKAGE / f"{name}.py").exists()}
 

@@ -1,7 +1,6 @@
 """Flags from settings: one for each field of a settings class, and back."""
 
 import argparse
-import json
 import math
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from psn_tutorial.errors import shown
 from psn_tutorial.settings import KINDS, Settings, from_mapping, split_optional
+from psn_tutorial.strict_json import parse_json
 
 
 class Flag(NamedTuple):
@@ -110,7 +110,7 @@ class _NamedValues(argparse.Action):
             if not equals or name in values:
                 raise argparse.ArgumentError(self, f"must be NAME=VALUE, once each, got {shown(word)}")
             try:
-                values[name] = json.loads(text, parse_constant=int)  # int refuses the word NaN: it stays text
+                values[name] = parse_json(text)
             except (ValueError, RecursionError):
                 values[name] = text
         setattr(namespace, self.dest, values)

@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.runs.files import parse_json, sync_folder, write_bytes
+from psn_tutorial.runs.files import sync_folder, write_bytes
+from psn_tutorial.strict_json import parse_json
 
 Tensors = dict[str, dict[str, torch.Tensor]]  # file name without ending -> name -> tensor
 

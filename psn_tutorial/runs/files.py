@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.strict_json import parse_json
 
 
 def finite_or_null(value: Any) -> Any:
@@ -69,23 +70,6 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} is nested too deeply") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def parse_json(text: str) -> Any:
-    """json.loads, strictly: no NaN, and no name twice in one object."""
-
-    def no_constant(word: str) -> None:
-        raise ValueError(f"{word} is not valid JSON")
-
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the field {twice!r} stands twice in one object")
-        return result
-
-    return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
 
 
 def json_bytes(value: Any) -> bytes:

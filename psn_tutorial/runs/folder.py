@@ -30,7 +30,6 @@ from psn_tutorial.runs.files import (
     in_words,
     json_bytes,
     new_folder,
-    parse_json,
     read_json,
     sync_file,
     sync_folder,
@@ -38,6 +37,7 @@ from psn_tutorial.runs.files import (
     write_json,
 )
 from psn_tutorial.runs.provenance import commit, now, provenance
+from psn_tutorial.strict_json import parse_json
 
 if TYPE_CHECKING:  # at run time inside the functions that use them: importing torch takes seconds
     from psn_tutorial.runs.checkpoints import Checkpoint, Tensors
