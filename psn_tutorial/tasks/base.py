@@ -4,8 +4,9 @@ The trainer, the evaluation and the pre-training know nothing else of a task.
 """
 
 import random
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -45,6 +46,11 @@ class Demonstration:
     text: str
     loss: tuple[bool, ...]
     end_loss: bool = True
+
+
+def folded(text: str) -> str:
+    """``text`` without differences of case, of spaces and of the forms of a character (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 class Task(ABC, Generic[P]):
@@ -92,6 +98,21 @@ class Task(ABC, Generic[P]):
     @abstractmethod
     def from_json(self, fields: Mapping[str, Any], where: str) -> P:
         """The inverse of ``to_json``; UserError starting with ``where`` if the fields are wrong."""
+
+    def from_rows(self, rows: Sequence[tuple[str, Any]]) -> list[P]:
+        """The problems of a whole file, from (where, fields) of each row; what no row tells alone is checked here."""
+        return [self.from_json(fields, where) for where, fields in rows]
+
+    def asks(self, problem: P) -> Hashable:
+        """What is asked, the same for two problems that only look different; here the prompt, its case and spaces
+        aside. No problem that a policy is evaluated on may ask what one that it is trained on asks.
+        """
+        return folded(self.prompt(problem))
+
+    @property
+    def single(self) -> bool:
+        """Has it but one problem, so that a policy can only be evaluated on what it is trained on?"""
+        return False
 
     @property
     def words(self) -> list[str]:

@@ -328,6 +328,10 @@ class Countdown(Task[Problem]):
     def prompt(self, problem: Problem) -> str:
         return f"{' '.join(map(str, problem.numbers))} -> {problem.target} :"
 
+    def asks(self, problem: Problem) -> tuple[Multiset, int]:
+        """The order of the numbers is of no account."""
+        return problem.key
+
     @property
     def ends(self) -> bool:
         return True

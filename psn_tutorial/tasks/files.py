@@ -1,11 +1,21 @@
 """Files of problems: one JSON object on each line."""
 
+import codecs
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.strict_json import parse_json
+
+OTHER_KINDS = {
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip file",
+    b"\x1f\x8b": "compressed with gzip",
+    codecs.BOM_UTF16_LE: "text in UTF-16",
+    codecs.BOM_UTF16_BE: "text in UTF-16",
+}
 
 
 def write_problems(path: str | Path, task: Any, problems: Iterable[Any]) -> None:
@@ -15,28 +25,50 @@ def write_problems(path: str | Path, task: Any, problems: Iterable[Any]) -> None
 
 
 def read_problems(path: str | Path, task: Any) -> list[Any]:
-    """Read a file of ``write_problems``.
+    """The problems of a file: one JSON object on each line, as ``write_problems`` makes it, or one list of them all.
 
+    Blank lines at the end, the line ends of Windows and a byte order mark are passed over.
     Raises UserError naming the file and the number of the first line that is wrong.
     """
-    path = Path(path)
+    return task.from_rows(_rows(Path(path)))
+
+
+def _rows(path: Path) -> list[tuple[str, Any]]:
+    """What stands in the file, each with where it stands, such as "mine.jsonl line 3"."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if lines[-1] == b"":
-        lines.pop()
-    problems = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{path.name} line {number}"
-        try:
-            fields = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON: {str(error)[:80]}") from error
-        problems.append(task.from_json(fields, where))
-    if not problems:
+    except ValueError as error:  # a name with a null character
+        raise UserError(f"{str(path)!r} cannot be read: {error}") from None
+    for start, kind in OTHER_KINDS.items():
+        if data.startswith(start):
+            raise UserError(f"{path} is {kind}: problems stand in a text file in UTF-8, one JSON object on each line")
+    data = data.removeprefix(codecs.BOM_UTF8).rstrip()
+    if data.lstrip().startswith(b"["):
+        rows = [(f"{path.name} item {number}", row) for number, row in enumerate(_parsed(data, path.name), start=1)]
+    else:
+        lines = enumerate(data.split(b"\n") if data else [], start=1)
+        rows = [(f"{path.name} line {number}", _parsed(line, path.name, number)) for number, line in lines]
+    if not rows:
         raise UserError(f"{path} holds no problems")
-    return problems
+    return rows
+
+
+def _parsed(data: bytes, name: str, line: int = 1) -> Any:
+    """The JSON value that begins at this line of the file."""
+    try:
+        return parse_json(data.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        why = f"{error.msg} at character {error.colno}" if data.strip() else "the line is blank"
+    except UnicodeDecodeError:
+        why = "it is not text in UTF-8"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:
+        why = str(error)[:80]
+    raise UserError(f"{name} line {line} is not JSON: {why} (wanted is one object on each line, or one list of them)")
 
 
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -11,14 +11,15 @@ language model. The one that is shipped, ``base_folder("sums")``, can do worded 
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from psn_tutorial.errors import UserError, check_choice, check_integer, check_range, check_seed, suggest
+from psn_tutorial.errors import UserError, check_choice, check_integer, check_range, check_seed, shown, suggest
 from psn_tutorial.tasks import sums
-from psn_tutorial.tasks.base import Demonstration, Task, Verdict
+from psn_tutorial.tasks.base import Demonstration, Task, Verdict, folded
 from psn_tutorial.tasks.files import DATA, read_problems
 from psn_tutorial.tasks.questions import Problem, read_row
 from psn_tutorial.tasks.verifier import Verifier
@@ -28,6 +29,10 @@ SYSTEM = "You are a helpful assistant."
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 VERIFIER = Verifier()  # its processes start with the first answer
+
+
+class ContradictionWarning(UserWarning):
+    """A question stands in a file twice, with different answers."""
 
 
 class Source(NamedTuple):
@@ -90,8 +95,8 @@ def load_problems(source: str, split: str | None = None, path: str | Path | None
         return _own_problems(name, split)
     usual = SOURCES[name].splits[0]
     check_choice("split", split or usual, SOURCES[name].splits)
-    rows = _from_hub(name, split or usual)
-    return [read_row(row, f"{name} row {number}") for number, row in enumerate(rows, start=1)]
+    rows = enumerate(_from_hub(name, split or usual), start=1)
+    return Math().from_rows([(f"{name} row {number}", row) for number, row in rows])
 
 
 def _name(source: str) -> str:
@@ -165,8 +170,8 @@ class Math(Task[Problem]):
         """
         if not (self.split or self.path) and _known(self.source) == "sums":
             return sums.generate(seed, count, exclude)
-        taken = set(exclude)
-        pool = [p for p in load_problems(self.source, self.split, self.path) if p not in taken]
+        taken = {self.asks(problem) for problem in exclude}
+        pool = [p for p in load_problems(self.source, self.split, self.path) if self.asks(p) not in taken]
         check_integer("count", count, 0, len(pool))
         check_seed(seed)
         return random.Random(seed).sample(pool, count)
@@ -185,6 +190,10 @@ class Math(Task[Problem]):
         if not found:
             raise UserError(f"source must have problems to train on, got {self.source!r}, which has only {splits[0]}")
         return load_problems(name, found[0])
+
+    def asks(self, problem: Problem) -> str:
+        """The question alone, its case and spaces aside."""
+        return folded(problem.question)
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The prompt as a conversation, for a tokenizer's chat template."""
@@ -232,3 +241,19 @@ class Math(Task[Problem]):
 
     def from_json(self, fields: Mapping[str, Any], where: str) -> Problem:
         return read_row(fields, where)
+
+    def from_rows(self, rows: Sequence[tuple[str, Any]]) -> list[Problem]:
+        """Also warns of a question that stands there twice with different answers."""
+        problems = super().from_rows(rows)
+        first: dict[Hashable, int] = {}
+        places = [first.setdefault(self.asks(problem), number) for number, problem in enumerate(problems)]
+        pairs = [(old, new) for new, old in enumerate(places) if problems[old].answer != problems[new].answer]
+        if pairs:
+            old, new = pairs[0]
+            warnings.warn(
+                f"{rows[new][0]} asks what {rows[old][0]} asks, and its answer is {shown(problems[new].answer)}, not "
+                f"{shown(problems[old].answer)}" + (f"; {len(pairs) - 1} more do so" if len(pairs) > 1 else ""),
+                ContradictionWarning,
+                stacklevel=2,
+            )
+        return problems

@@ -1,13 +1,34 @@
 """A question and its reference answer, read from a row of any of the benchmarks' files."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, shown
+from psn_tutorial.tasks.answers import last_box
 
+QUESTION = ("question", "problem")
+BEFORE = ("context", "passage", "background", "table", "body")  # text that a question refers to; SVAMP has a Body
+# Also a part of the question, but none that can be put into words here.
+BESIDE = re.compile(r"choices|options|input|(?:decoded_)?(?:image|picture|figure|diagram)s?(?:_?\w+)?")
+MISSING = ("nan", "none", "null")  # a value that is not there, as data frames write it
+
+FULL_STOP = re.compile(r"(?<=[0-9)\]}$])\.$")
 SCIENTIFIC = re.compile(r"^(-?[0-9]+(?:\.[0-9]+)?)[eE]\+?(-?[0-9]+)$")  # in LaTeX the e of 4.5e33 is Euler's number
+NUMBER = re.compile(
+    r"""(?P<sign>[-+]?) \s* (?:\\?[$€£¥₹])? \s* (?P<minus>-?)
+    (?P<digits> [0-9]*\.?[0-9]+ | [1-9][0-9]{0,2} (?:,[0-9]{2,3})*,[0-9]{3} (?:\.[0-9]+)?)
+    (?: \s*(?:\\?%|[°¢]) | \s+\(? (?P<unit>[^\W\d_]{2}(?:[^\W\d_]|[ ./'-])*) \)? )? \.?""",
+    re.VERBOSE,
+)
+# Words after a number that are no unit: without them it would be another number, or the answer another thing.
+NO_UNITS = frozenset(
+    "hundred thousand million billion trillion lakh crore dozen score half halves third thirds quarter quarters am pm "
+    "pi sqrt root log ln sin cos tan mod squared cubed factorial choose or and to of times plus minus over".split()
+)
 
 
 @dataclass(frozen=True)
@@ -26,87 +47,135 @@ class Problem:
 
 
 def read_row(row: Mapping[str, Any], where: str) -> Problem:
-    """A problem from a row of any of these sets; the fields it has tell which.
+    """A problem from a row of any of these sets; the fields it has tell which, in capital letters or not.
 
-    The question is ``question`` or ``problem``. The answer is ``final_answer`` (OlympiadBench: a list), ``answer``
-    (of GSM8K: what follows the last ####), or the last \\boxed{} of ``solution`` (MATH). Raises UserError starting
-    with ``where``.
+    The question is ``question`` or ``problem``, after the text of ``context``, ``body`` and the like. The answer is
+    ``final_answer`` (OlympiadBench: a list), ``answer`` (of GSM8K: what follows the last ####), or the last \\boxed{}
+    of ``solution`` (MATH). Raises UserError starting with ``where``, also for what belongs to the question and would be
+    left out: choices, pictures.
     """
     if not isinstance(row, Mapping):
         raise UserError(f"{where} must be a JSON object, got {type(row).__name__}")
-    question = _text(row, ("question", "problem"), where)
-    solution = _lines(row.get("solution"))
-    if row.get("final_answer") is not None:
-        answer = _final_answer(row["final_answer"], where)
-    elif row.get("answer") is not None:
-        answer = _plain(row["answer"], f"{where}: answer")
-        if "####" in answer:
-            solution, answer = answer.rsplit("####", 1)
-            answer = answer.replace(",", "")
-    elif solution:
-        answer = last_boxed(solution)
-        if answer is None:
-            raise UserError(f"{where}: there is no answer, and solution holds no complete \\boxed{{...}}")
-    else:
-        raise UserError(f"{where} must have the field answer, final_answer or solution, it has {_names(row)}")
-    answer = answer.strip()
-    if len(answer) > 1 and answer[0] == answer[-1] == "$":
-        answer = answer.strip("$").strip()
-    if not answer:
-        raise UserError(f"{where}: answer is empty")
-    answer = SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
-    level = re.search(r"[0-9]+", str(row.get("level", "")))
+    fields = _by_name(row, where)
+    question, (solution, answer) = _question(fields, where), _answer(fields, where)
+    level = re.search(r"[0-9]+", str(fields.get("level", "")))
     return Problem(
         question,
         answer,
         solution.strip(),
-        str(_first(row, ("id", "unique_id", "idx"))),
-        str(_first(row, ("topic", "subject", "subfield", "type"))),
+        str(_first(fields, ("id", "unique_id", "idx"))),
+        str(_first(fields, ("topic", "subject", "subfield", "type"))),
         int(level[0][:9]) if level else 0,
     )
 
 
-def last_boxed(text: str) -> str | None:
-    """What the last \\boxed{...} of ``text`` holds, with its braces balanced; None if there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    start += len("\\boxed{")
-    depth = 1
-    for position in range(start, len(text)):
-        depth += (text[position] == "{") - (text[position] == "}")
-        if depth == 0:
-            return text[start:position]
-    return None
+def _by_name(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields that have a value, by their names in small letters."""
+    fields = {}
+    for name, value in row.items():
+        if str(name).lower() in fields:
+            raise UserError(f"{where} has the field {str(name).lower()} twice, in capital and in small letters")
+        if value is not None:
+            fields[str(name).lower()] = value
+    return fields
 
 
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((row[name] for name in names if row.get(name) not in (None, "")), "")
+def _question(fields: Mapping[str, Any], where: str) -> str:
+    asked = [fields[name] for name in QUESTION if fields.get(name, "") != ""]
+    if not asked or not all(isinstance(text, str) and text.strip() for text in asked):
+        raise UserError(f"{where} must have its text in the field question or problem, it has {_names(fields)}")
+    question = asked[0].strip()
+    if asked[-1].strip() != question:
+        raise UserError(f"{where} has both a question and a problem: write all that is asked into one of them")
+    for name, value in fields.items():
+        if BESIDE.fullmatch(name) and value and not (isinstance(value, str) and value.strip() in question):
+            raise UserError(
+                f"{where}: {name} is a part of the question that the model would not see: "
+                f"write it into the question, or leave the row out"
+            )
+    before = (_text(fields, name, where) for name in BEFORE)
+    return "\n".join([*(text for text in before if text and text not in question), question])
 
 
-def _text(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
-    value = _first(row, names)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where} must have its text in the field {' or '.join(names)}, it has {_names(row)}")
-    return value.strip()
-
-
-def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, row))[:80] or "none"
-
-
-def _lines(value: Any) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value or "")
+def _answer(fields: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """(solution, answer)."""
+    solution = _solution(fields, where)
+    if "final_answer" in fields:
+        values = fields["final_answer"]
+        parts = [_plain(part, f"{where}: final_answer") for part in (values if isinstance(values, list) else [values])]
+        answer = ", ".join(_number(part) for part in parts)
+    elif "answer" in fields:
+        answer = _written(fields["answer"], f"{where}: answer")
+        if "####" in answer:
+            solution, answer = answer.rsplit("####", 1)
+            answer = answer.strip().partition("\n")[0]  # MetaMath goes on: "The answer is: 18"
+        elif re.search(r"\\(boxed|fbox)(?![a-zA-Z])", answer):  # the worked solution stands there
+            solution, answer = solution or answer, last_box(answer) or ""
+        answer = _number(_plain(answer, f"{where}: answer"))
+    elif solution:
+        box = last_box(solution)
+        if not box:
+            raise UserError(f"{where}: there is no answer, and solution holds no complete \\boxed{{...}}")
+        answer = _number(_plain(box, f"{where}: answer"))
+    else:
+        raise UserError(f"{where} must have the field answer, final_answer or solution, it has {_names(fields)}")
+    if not answer:
+        raise UserError(f"{where}: answer is empty")
+    return solution, answer
 
 
 def _plain(value: Any, what: str) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    """A reference answer without dollars around it and without the full stop of its sentence. UserError for none."""
+    answer = FULL_STOP.sub("", _written(value, what).strip())
+    if len(answer) > 1 and answer[0] == "$" and re.search(r"(?<!\\)\$$", answer):
+        answer = FULL_STOP.sub("", re.sub(r"(?<!\\)\$", "", answer).strip())
+    if not answer:
+        raise UserError(f"{what} is empty")
+    if answer.lower() in MISSING:
+        raise UserError(f"{what} is {answer!r}, as libraries write a value that is missing")
+    return answer
+
+
+def _number(answer: str) -> str:
+    """One number without currency, unit and the commas between its thousands; any other answer as it is.
+
+    >>> [_number(text) for text in ("1,234", "$25.50", "25 dollars", "3, 4", "(3,456)", "5 million")]
+    ['1234', '25.50', '25', '3, 4', '(3,456)', '5 million']
+    """
+    number = NUMBER.fullmatch(answer)
+    if number and not NO_UNITS & set(re.split(r"[ ./'-]+", (number["unit"] or "").lower())):
+        sign = "-" if "-" in (number["sign"], number["minus"]) else ""
+        return sign + number["digits"].replace(",", "")
+    return SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
+
+
+def _written(value: Any, what: str) -> str:
+    """Text or a number as text; 1e23 as the integer that it is."""
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(Decimal(repr(value)))) if value.is_integer() else str(value)
+    if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
-    raise UserError(f"{what} must be text or a number, got {repr(value)[:80]}")
+    raise UserError(f"{what} must be text or a number, got {shown(value)}")
 
 
-def _final_answer(value: Any, where: str) -> str:
-    values = value if isinstance(value, list) else [value]
-    return ", ".join(_plain(v, f"{where}: final_answer").strip().strip("$") for v in values)
+def _solution(fields: Mapping[str, Any], where: str) -> str:
+    value = fields.get("solution", "")
+    lines = value if isinstance(value, list) else [value]
+    if not all(isinstance(line, str) for line in lines):
+        raise UserError(f"{where}: solution must be text or a list of texts, got {shown(value)}")
+    return "\n".join(lines)
+
+
+def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
+    value = fields.get(name, "")
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {name} must be text, got {shown(value)}")
+    return value.strip()
+
+
+def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((fields[name] for name in names if fields.get(name) not in (None, "")), "")
+
+
+def _names(fields: Mapping[str, Any]) -> str:
+    return ", ".join(fields)[:80] or "none"

@@ -117,6 +117,11 @@ class Rules(Task[Problem]):
         return " ".join([*map(str, problem.digits), ":"])
 
     @property
+    def single(self) -> bool:
+        """Without values there is nothing to ask but ":"."""
+        return not self.values
+
+    @property
     def ends(self) -> bool:
         """False: every answer has the same length, so that no noise can spoil an end token."""
         return False

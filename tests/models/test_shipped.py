@@ -24,8 +24,8 @@ from psn_tutorial.rollout import responses, sample
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task, load_split
+from psn_tutorial.tasks.answers import last_box
 from psn_tutorial.tasks.files import DATA
-from psn_tutorial.tasks.questions import last_boxed
 
 
 def recorded_results(name):
@@ -82,7 +82,7 @@ def sampled(model, tokenizer, problems, group):
     prompts = encode(tokenizer, [SUMS.prompt(problem) for problem in problems])
     rollouts = sample(Policy(model, tokenizer), prompts, group, SUMS.completion, stream(0, "test"))
     texts = responses(tokenizer, rollouts)
-    right = [last_boxed(text) == problems[i // group].answer for i, text in enumerate(texts)]
+    right = [last_box(text) == problems[i // group].answer for i, text in enumerate(texts)]
     return rollouts, texts, np.array(right).reshape(len(problems), group)
 
 
@@ -107,7 +107,7 @@ def test_the_language_model_answers_in_a_box_and_ends():
     rollouts, texts, _ = sampled(model, tokenizer, SUMS.problems("eval")[:20], 8)
     ended = (rollouts.tokens == tokenizer.eos_token_id).any(1)
     assert ended.float().mean() > 0.95
-    assert np.mean([last_boxed(text) is not None and last_boxed(text).isdigit() for text in texts]) > 0.95
+    assert np.mean([last_box(text) is not None and last_box(text).isdigit() for text in texts]) > 0.95
 
 
 def test_transformers_own_generation_reads_it_alike():

@@ -1,5 +1,7 @@
 """get_task and the problem files: what is accepted, and the sentence when it is not."""
 
+import gzip
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,8 +85,13 @@ GOOD = b'{"numbers": [1, 2], "target": 3}\n'
     ("line", "sentence"),
     [
         (b"{", "is not JSON"),
-        (b"", "is not JSON"),
-        (b"\xff", "is not JSON"),
+        (b"", "is not JSON: the line is blank"),
+        (b"\xff", "is not JSON: it is not text in UTF-8"),
+        (
+            b'{"numbers": [1 2]}',
+            "is not JSON: Expecting ',' delimiter at character 16 .wanted is one object on each line",
+        ),
+        (b'{"numbers": [1, 2], "target": 3, "target": 4}', "the field 'target' stands twice in one object"),
         (b"[" * 100_000, "is not JSON"),
         (b"1" * 5000, "is not JSON"),
         (b"[1, 2]", "must hold exactly the fields numbers, target, got list"),
@@ -100,7 +107,7 @@ GOOD = b'{"numbers": [1, 2], "target": 3}\n'
         (b'{"numbers": [1], "target": 3}', "numbers must be 2..6, got 1"),
         (b'{"numbers": [1, 1, 1, 1, 1, 1, 1], "target": 3}', "numbers must be 2..6, got 7"),
         (b'{"numbers": [1, 2], "target": 100}', "target must be a whole number >= 0 and <= 99, got 100"),
-        (b'{"numbers": [1, 2], "target": NaN}', "target must be a whole number >= 0 and <= 99, got nan"),
+        (b'{"numbers": [1, 2], "target": NaN}', "is not JSON: NaN is not valid JSON"),
     ],
     ids=lambda text: repr(text[:40]),
 )
@@ -108,6 +115,53 @@ def test_a_broken_line_is_named_by_its_number(line, sentence, tmp_path):
     path = tmp_path / "problems.jsonl"
     path.write_bytes(GOOD + GOOD + line + b"\n" + GOOD)
     with pytest.raises(UserError, match=f"^problems.jsonl line 3.*{sentence}"):
+        read_problems(path, get_task("countdown"))
+
+
+LINES = GOOD + b'{"numbers": [3, 4], "target": 7}\n'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf" + LINES,
+        LINES + b"\n",
+        LINES + b"  \r\n\n",
+        LINES.replace(b"\n", b"\r\n"),
+        b"[" + LINES.strip().replace(b"\n", b",\n ") + b"]\n",
+        b"\xef\xbb\xbf\n[\n" + LINES.strip().replace(b"\n", b",") + b"\n]",
+    ],
+)
+def test_a_file_as_other_programs_write_it_is_read(data, tmp_path):
+    path = tmp_path / "problems.json"
+    path.write_bytes(data)
+    task = get_task("countdown")
+    assert [task.prompt(problem) for problem in read_problems(path, task)] == ["1 2 -> 3 :", "3 4 -> 7 :"]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"PAR1\x15\x04", "problems.json is a Parquet file: problems stand in a text file in UTF-8, one JSON object"),
+        (gzip.compress(LINES), "problems.json is compressed with gzip: problems stand in a text file"),
+        (b"PK\x03\x04\x14\0", "problems.json is a zip file"),
+        (LINES.decode().encode("utf-16"), "problems.json is text in UTF-16"),
+        (
+            b"question,answer\nTwo?,2\n",
+            "problems.json line 1 is not JSON: Expecting value at character 1 .wanted is one",
+        ),
+        (b'{\n "data": []\n}\n', "problems.json line 1 is not JSON: Expecting property name"),
+        (b'{"data": [1]}', "problems.json line 1 must hold exactly the fields numbers, target, got data"),
+        (b"[\n" + GOOD + b",\n{]", "problems.json line 4 is not JSON: Expecting property name"),
+        (b"[" + GOOD + b", 7]", "problems.json item 2 must hold exactly the fields numbers, target, got int"),
+        (b"[]", "problems.json holds no problems"),
+        (b" \n\n", "problems.json holds no problems"),
+    ],
+)
+def test_a_file_of_another_kind_is_told(data, sentence, tmp_path):
+    path = tmp_path / "problems.json"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=sentence):
         read_problems(path, get_task("countdown"))
 
 
@@ -124,6 +178,8 @@ def test_missing_and_empty_files_are_told(tmp_path):
         read_problems(tmp_path / "gone.jsonl", get_task("rules"))
     with pytest.raises(UserError, match="cannot be read"):
         read_problems(tmp_path, get_task("rules"))
+    with pytest.raises(UserError, match="'a.x00b' cannot be read: embedded null byte"):
+        read_problems("a\0b", get_task("rules"))
     (tmp_path / "empty.jsonl").write_bytes(b"")
     with pytest.raises(UserError, match="empty.jsonl holds no problems"):
         read_problems(tmp_path / "empty.jsonl", get_task("rules"))
