@@ -176,6 +176,7 @@ class RunConfig(TrainConfig):
     train_file: str | None = option(None, "problems to train on, a line of JSON each; none: the shipped ones")
     eval_file: str | None = option(None, "problems to evaluate on, a line of JSON each; none: the shipped ones")
     eval_problems: int | None = option(None, "evaluate on the first so many of them; none: all")
+    allow_overlap: bool = option(False, "evaluate also on problems that are trained on")
     samples: int = option(256, "answers per problem in an evaluation; 0: exact probabilities only")
     evaluate: bool = option(True, "evaluate the clean policy at the end")
     eval_every: int = option(0, "steps between evaluations on the way; 0: at the end only")

@@ -62,6 +62,7 @@ HEADINGS = {
         "eval_every",
         "eval_file",
         "eval_problems",
+        "allow_overlap",
         "samples",
         "batch",
         "save_every",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from psn_tutorial.config import EvaluationConfig, RunConfig
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, shown
 from psn_tutorial.tasks import Task
 from psn_tutorial.tasks.files import read_problems
 
@@ -23,3 +23,19 @@ def held_out_problems(task: Task, config: EvaluationConfig) -> list[Any]:
     if config.eval_problems and config.eval_problems > len(problems):
         raise UserError(f"eval_problems must be <= {len(problems)}, the problems there are, got {config.eval_problems}")
     return problems[: config.eval_problems]
+
+
+def check_apart(task: Task, training: list[Any], held_out: list[Any], config: RunConfig) -> None:
+    """Raise UserError when a run would be evaluated on what it is trained on; questions are compared, not files.
+
+    Not where ``allow_overlap`` says that it is wanted, where nothing is evaluated, and for a task with one problem.
+    """
+    if config.allow_overlap or not config.evaluate or task.single:
+        return
+    trained = {task.asks(problem) for problem in training}
+    both = [problem for problem in held_out if task.asks(problem) in trained]
+    if both:
+        raise UserError(
+            f"{len(both)} of the {len(held_out)} problems to evaluate on are also trained on, such as "
+            f"{shown(task.asks(both[0]))}: choose another split or file, or say that it is wanted with --allow-overlap"
+        )

@@ -16,7 +16,7 @@ from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.evaluating import check_policy
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, starting_policy
-from psn_tutorial.jobs.problems import held_out_problems, training_problems
+from psn_tutorial.jobs.problems import check_apart, held_out_problems, training_problems
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
@@ -37,6 +37,7 @@ class TrainingJob:
         self.task = get_task(config.task, **config.difficulty)
         problems = training_problems(self.task, config)
         self.held_out = held_out_problems(self.task, config.evaluation())
+        check_apart(self.task, problems, self.held_out, config)
         self.policy = starting_policy(config)
         check_policy(self.policy, self.task, problems)
         self.base_sha256 = fingerprint(self.policy.model)

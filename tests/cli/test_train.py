@@ -75,7 +75,10 @@ def test_problems_of_ones_own(psn, tmp_path):
     assert psn("evaluate", *words).code == 0
     record = RunRecord.read("runs/eval-base-rules").evaluations
     assert [r.problem for r in record.last] == [task.prompt(p) for p in mine]
-    said = psn("train", *words, "--train-file", "mine.jsonl", "--steps", 1, "--prompts", 2, "--out", "run")
+    words += ["--train-file", "mine.jsonl", "--steps", 1, "--prompts", 2, "--out", "run"]
+    said = psn("train", *words)
+    assert said.code == 2 and "5 of the 5 problems to evaluate on are also trained on, such as" in said.err
+    said = psn("train", *words, "--allow-overlap")
     assert said.code == 0 and RunRecord.read("run").settings.train_file == "mine.jsonl"
 
 
