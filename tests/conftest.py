@@ -5,7 +5,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from psn_tutorial.models.bases import TinyConfig
-from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer, quiet
+from psn_tutorial.models.loading import quiet
+from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer
 from psn_tutorial.tasks import get_task
 
 # A loaded machine takes its time over an example, and that is no fault of the code.

@@ -19,9 +19,10 @@ from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.models.bases import base_folder
-from psn_tutorial.models.policy import Policy
-from psn_tutorial.models.qlora import MODELS, QLoRAConfig, load_base, load_qlora, restore_weights
-from psn_tutorial.models.tiny import load, quiet
+from psn_tutorial.models.loading import MODELS, quiet
+from psn_tutorial.models.policy import Policy, unknown_token
+from psn_tutorial.models.qlora import QLoRAConfig, load_base, load_qlora, restore_weights
+from psn_tutorial.models.tiny import load
 from psn_tutorial.runs.files import in_words, new_folder
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.tasks import Task, get_task
@@ -104,7 +105,7 @@ def check_words(tokenizer: PreTrainedTokenizerBase, task: Task[Any]) -> None:
     if not task.words:
         return  # plain language: any language model reads it
     ids = tokenizer(task.words)["input_ids"]
-    unknown = [word for word, row in zip(task.words, ids, strict=True) if tokenizer.pad_token_id in row]
+    unknown = [word for word, row in zip(task.words, ids, strict=True) if unknown_token(tokenizer) in row]
     if unknown:
         raise UserError(
             f"the policy does not know {len(unknown)} of the words of {task.name}, "

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.bases import base_folder
-from psn_tutorial.models.tiny import quiet
+from psn_tutorial.models.loading import quiet
 from psn_tutorial.tasks.registry import TASK_NAMES
 
 BAG_OF_WORDS = "bag-of-words"

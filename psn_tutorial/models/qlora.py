@@ -12,33 +12,18 @@ import gc
 import logging
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psn_tutorial.choices import COMPUTE_TYPES
 from psn_tutorial.errors import UserError, check_choice, check_count, check_positive
-from psn_tutorial.models.decoder import decoder_of
+from psn_tutorial.models.loading import MODELS, load_checkpoint
 from psn_tutorial.models.policy import Policy
-from psn_tutorial.models.tiny import quiet
 from psn_tutorial.settings import option
 
 COMPUTE = {name: getattr(torch, name) for name in COMPUTE_TYPES}
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-# The small Qwens this project is written for, by the name a reader would type.
-MODELS = {
-    "qwen2.5-0.5b-instruct": "Qwen/Qwen2.5-0.5B-Instruct",
-    "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
-    "qwen2.5-1.5b-instruct": "Qwen/Qwen2.5-1.5B-Instruct",
-    "qwen2.5-math-1.5b": "Qwen/Qwen2.5-Math-1.5B",
-    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
-    "qwen3-0.6b-base": "Qwen/Qwen3-0.6B-Base",
-    "qwen3-1.7b": "Qwen/Qwen3-1.7B",
-    "qwen3-1.7b-base": "Qwen/Qwen3-1.7B-Base",
-}
 
 
 @dataclass(frozen=True)
@@ -73,25 +58,13 @@ def load_qlora(config: QLoRAConfig, device: str = "cpu") -> Policy:
 
 def load_base(config: QLoRAConfig, device: str = "cpu") -> Policy:
     """The frozen base alone. Raises UserError as :func:`load_qlora`."""
-    name = MODELS.get(config.base, config.base)
-    local = Path(name).is_dir()
-    settings = {"dtype": COMPUTE[config.compute], "device_map": {"": device}, "local_files_only": local}
+    settings = {"dtype": COMPUTE[config.compute], "device_map": {"": device}}
     if config.four_bit:
         settings["quantization_config"] = _nf4(config)
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(name, **settings)
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-    except Exception as error:  # the hub, transformers, safetensors and json raise a dozen different types here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"base must be one of {', '.join(MODELS)}, a hub name or a checkpoint folder that can be loaded, "
-            f"got {config.base!r}: {reason}"
-        ) from error
-    decoder_of(model)  # an unknown architecture is refused before hours are spent on it
+    allowed = f"one of {', '.join(MODELS)}, a hub name or a checkpoint folder that can be loaded"
+    model, tokenizer = load_checkpoint(config.base, "base", allowed, **settings)
     keep_gradients_right_on_cpu(model)
-    tokenizer.padding_side = "left"
-    return Policy(model.eval().requires_grad_(False), tokenizer)
+    return Policy(model.requires_grad_(False), tokenizer)
 
 
 def _nf4(config: QLoRAConfig):

@@ -4,16 +4,13 @@ The model is transformers' own Qwen2 or Qwen3 class with a few small sizes, its 
 checkpoint an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -21,10 +18,10 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.utils import logging
 
 from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.models.bases import TinyConfig
+from psn_tutorial.models.loading import MODELS, load_checkpoint
 from psn_tutorial.models.policy import Policy
 
 # The frame that Qwen's chat models were taught; see chat_template in their tokenizer_config.json.
@@ -87,35 +84,14 @@ def build_text_tokenizer(texts: Iterable[str], vocabulary: int = 512) -> Qwen2To
     return tokenizer
 
 
-def load(folder: str | Path) -> Policy:
-    """Load a checkpoint folder: float32 model in eval mode, and its tokenizer.
+def load(name: str | Path) -> Policy:
+    """A checkpoint folder, or a hub model by its short name: float32 model in eval mode, and its tokenizer.
 
     Raises:
-        UserError: the folder is missing, holds no checkpoint, or one that cannot be read.
+        UserError: there is no such checkpoint, or one that cannot be read whole
+            (:func:`psn_tutorial.models.loading.load_checkpoint` lists what is refused).
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"checkpoint must be a folder with a config.json as transformers saves it, got {str(folder)!r}")
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers, safetensors and json raise a dozen different types here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {str(folder)!r} cannot be loaded: {reason}") from error
-    tokenizer.padding_side = "left"
-    return Policy(model.eval(), tokenizer)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No bars and notes of transformers while a tiny checkpoint is read or written: it takes milliseconds."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    allowed = f"a folder with a config.json as transformers saves it, or one of {', '.join(MODELS)}"
+    if str(name) not in MODELS and not Path(name).is_dir():
+        raise UserError(f"checkpoint must be {allowed}, got {str(name)!r}")
+    return load_checkpoint(str(name), "checkpoint", allowed, dtype=torch.float32)

@@ -105,7 +105,7 @@ class Shape:
 MLP = ("gate_proj", "up_proj", "down_proj")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", *MLP)
 
-# Sizes by the short names of models.qlora.MODELS; source: the config.json of each model on the hub.
+# Sizes by the short names of models.loading.MODELS; source: the config.json of each model on the hub.
 _QWEN25_15 = Shape(1536, 28, 12, 2, 128, 8960, 151936, biases=True)
 SHAPES = {
     "qwen2.5-0.5b-instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, biases=True),

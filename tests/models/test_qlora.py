@@ -16,9 +16,9 @@ from peft import PeftModel  # noqa: E402
 
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
+from psn_tutorial.models.loading import MODELS  # noqa: E402
 from psn_tutorial.models.qlora import (  # noqa: E402
     ADAPTED,
-    MODELS,
     QLoRAConfig,
     adapted,
     dense_weight,

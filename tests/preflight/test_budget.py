@@ -12,8 +12,9 @@ from psn_tutorial.carriers import carried  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.jobs.policies import save_policy  # noqa: E402
 from psn_tutorial.models.bases import TinyConfig
+from psn_tutorial.models.loading import MODELS  # noqa: E402
 from psn_tutorial.models.policy import Policy
-from psn_tutorial.models.qlora import MODELS, QLoRAConfig, four_bit_layers, load_base, load_qlora  # noqa: E402
+from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, load_base, load_qlora  # noqa: E402
 from psn_tutorial.models.tiny import build_model, build_tokenizer  # noqa: E402
 from psn_tutorial.noise import NoiseConfig  # noqa: E402
 from psn_tutorial.preflight.budget import (
