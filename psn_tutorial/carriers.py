@@ -28,6 +28,7 @@ from psn_tutorial.noise import (
     Tally,
     gaussian,
     perturbed,
+    role,
     select,
     share_rows,
     stacked,
@@ -42,7 +43,7 @@ def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
     "auto" is "lowrank" for a model with 4-bit layers and "weights" for any other.
 
     Raises:
-        UserError: no draw, a filter that matches nothing that the carrier can carry.
+        UserError: no draw, a filter that matches nothing that the carrier can carry, or a matrix that it cannot.
     """
     if not len(draws):
         raise UserError("draws must name at least one draw, got none")
@@ -71,11 +72,15 @@ def change_since(model: nn.Module, config: NoiseConfig) -> Callable[[], float]:
     has not moved.
     """
     if carrier_of(model, config) == "weights":
-        now = [target.parameter for target in select(model, config.targets)]
+        weights = [target.parameter for target in select(model, config.targets)]
+    else:
+        weights = [layer.weight for layer in linear_layers(model, config.targets).values()]
+    if not hasattr(model, "disable_adapter"):
+        now = [weight for weight in weights if weight.requires_grad]
         before = [p.detach().clone() for p in now]
         return lambda: sum(float((p.detach() - b).square().sum()) for p, b in zip(now, before, strict=True)) ** 0.5
-    bases = set(linear_layers(model, config.targets).values())
-    layers = [module for module in model.modules() if getattr(module, "base_layer", None) in bases]
+    perturbed_ids = set(map(id, weights))
+    layers = [m for m in model.modules() if hasattr(m, "lora_A") and id(m.base_layer.weight) in perturbed_ids]
     before = [_factors(layer, copy=True) for layer in layers]
 
     def moved() -> float:
@@ -109,7 +114,7 @@ def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:
     for path, module in model.named_modules():
         if not isinstance(module, nn.Linear) or "lora_" in path:
             continue
-        name = re.sub(r"^base_model\.model\.|\.base_layer", "", f"{path}.weight")
+        name = _bare_name(f"{path}.weight")
         if wanted(name, targets):
             found[name] = module
     if not found:
@@ -120,6 +125,39 @@ def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:
     return found
 
 
+def left_out(model: nn.Module, config: NoiseConfig) -> list[str]:
+    """The parameters that ``config.targets`` names and the carrier leaves without noise: beside the weights of linear
+    layers these are norms, biases and embeddings."""
+    if carrier_of(model, config) == "weights":
+        return []
+    carried_along = linear_layers(model, config.targets)
+    names = (_bare_name(name) for name, _ in model.named_parameters() if "lora_" not in name)
+    return [name for name in names if wanted(name, config.targets) and name not in carried_along]
+
+
+def _bare_name(name: str) -> str:
+    """The name that a parameter has in the model without peft's wrapping."""
+    return re.sub(r"^base_model\.model\.|\.base_layer", "", name)
+
+
+def _check_carriable(model: nn.Module, config: NoiseConfig, layers: dict[str, nn.Module]) -> None:
+    """Raise UserError when a matrix that ``config.targets`` names gets no noise (the experts of a mixture stand in one
+    tensor, in no linear layer), or a linear layer computes something of its own. Embeddings are left out of "all"."""
+    kind = carrier_of(model, config)
+    matrices = {_bare_name(name) for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    for name in left_out(model, config):
+        if name in matrices and not (config.targets == "all" and role(name) == "embeddings"):
+            raise UserError(
+                f"targets {config.targets!r} names {name}, which is in no linear layer: the carrier {kind!r} cannot "
+                "give it noise; name the linear layers alone, or take the carrier 'weights'"
+            )
+    for name, layer in layers.items():
+        if type(layer).forward is not nn.Linear.forward and not is_four_bit(layer):
+            raise UserError(
+                f"the carrier {kind!r} needs plain or 4-bit linear layers, got {type(layer).__name__} for {name}"
+            )
+
+
 Noisy = tuple[Callable[[Tensor], Tensor], float, float]  # a forward pass; mean square and unchanged share of its noise
 
 
@@ -128,8 +166,8 @@ def _beside(
     model: nn.Module, config: NoiseConfig, draws: Sequence[int], carry: Callable[..., Noisy]
 ) -> Iterator[NoiseReceipt]:
     """Give each target a noisy forward pass for the length of the block; take it away again, whatever happens."""
-    layers = linear_layers(model, config.targets)
-    tally = Tally()
+    layers, tally = linear_layers(model, config.targets), Tally()
+    _check_carriable(model, config, layers)
     try:
         for name, layer in layers.items():
             scale = config.sigma * _rms(layer) if config.relative else config.sigma

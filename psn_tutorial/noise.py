@@ -102,9 +102,12 @@ def role(name: str) -> str:
 
 
 def wanted(name: str, targets: str) -> bool:
-    """Does ``targets``, a role or a regular expression, name the parameter called ``name``?"""
+    """Does ``targets``, a role or a regular expression, name the parameter called ``name``?
+
+    Roles are those of the model: the weights of an adapter on it have none, and "all" leaves them out.
+    """
     if targets in TARGETS:
-        return targets == "all" or role(name) == targets
+        return "lora_" not in name and (targets == "all" or role(name) == targets)
     return re.search(targets, name) is not None
 
 
@@ -255,8 +258,8 @@ def stacked(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
         NoiseReceipt: over all draws together.
 
     Raises:
-        UserError: ``draws`` is empty, a target is neither a linear layer, an embedding nor an RMS norm, or (when the
-            model runs) the batch cannot be shared evenly among the draws.
+        UserError: ``draws`` is empty, a target belongs to a layer that computes something else than a linear layer, an
+            embedding or an RMS norm, or (when the model runs) the batch cannot be shared evenly among the draws.
     """
     if not len(draws):
         raise UserError("draws must name at least one draw, got none")
@@ -284,8 +287,13 @@ def share_rows(x: Tensor, draws: int) -> Tensor:
 
 
 def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) -> Callable[[Tensor], Tensor]:
-    """The forward pass of one module whose parameters are stacked over the draws, [N, ...]."""
-    if isinstance(module, nn.Linear):
+    """The forward pass of one module whose parameters are stacked over the draws, [N, ...].
+
+    It takes the place of the module's own, so a subclass that computes something else (scaled embeddings, layers in
+    4 bits) is refused.
+    """
+    own = type(module).forward
+    if own is nn.Linear.forward:
         weight = tensors.get("weight", module.weight).mT
         bias = tensors["bias"][:, None] if "bias" in tensors else module.bias
 
@@ -295,7 +303,7 @@ def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) 
             return out.view(*x.shape[:-1], -1)
 
         return linear
-    if isinstance(module, nn.Embedding):
+    if own is nn.Embedding.forward and module.max_norm is None:
         weight, size = tensors["weight"].flatten(0, 1), module.num_embeddings
 
         def embedding(ids: Tensor) -> Tensor:
@@ -303,14 +311,29 @@ def _stacked_forward(module: nn.Module, tensors: dict[str, Tensor], draws: int) 
             return F.embedding(share_rows(ids[..., None], draws)[..., 0] + offset, weight).view(*ids.shape, -1)
 
         return embedding
-    if hasattr(module, "variance_epsilon"):
+    if _is_rms_norm(module):
         weight = tensors["weight"][:, None]
 
         def rms_norm(x: Tensor) -> Tensor:
-            normed = F.rms_norm(x.float(), x.shape[-1:], eps=module.variance_epsilon).to(x.dtype)
-            return (share_rows(normed, draws) * weight).view(x.shape)
+            return (share_rows(_normed(module, x), draws) * weight).view(x.shape)
 
         return rms_norm
     raise UserError(
-        f"several draws in one batch need linear layers, embeddings or RMS norms, got {type(module).__name__}"
+        "several draws in one batch need plain linear layers, embeddings or RMS norms, "
+        f"got {type(module).__name__}; one draw at a time can perturb it"
     )
+
+
+def _normed(module: nn.Module, x: Tensor) -> Tensor:
+    """``x`` divided by its root mean square, as the RMS norms of Qwen and Llama divide it."""
+    return F.rms_norm(x.float(), x.shape[-1:], eps=module.variance_epsilon).to(x.dtype)
+
+
+@torch.no_grad()
+def _is_rms_norm(module: nn.Module) -> bool:
+    """Is ``module`` the RMS norm of Qwen and Llama? It is asked for an output: there is no class in common, and others
+    look the same from outside (Gemma multiplies by 1 + weight)."""
+    if not hasattr(module, "variance_epsilon") or list(module._parameters) != ["weight"]:
+        return False
+    x = torch.linspace(-1, 2, len(module.weight), dtype=module.weight.dtype, device=module.weight.device)
+    return torch.allclose(module(x), _normed(module, x) * module.weight, rtol=0.02, atol=0)  # 0.02: bfloat16 rounds

@@ -1,15 +1,18 @@
 """Noise beside the weights: the same noise, nothing left behind, each row its own draw."""
 
+import re
 from dataclasses import astuple, replace
 from itertools import combinations
 
 import pytest
 import torch
+from torch import nn
+from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
-from psn_tutorial.carriers import carried, carrier_of, change_since, linear_layers  # noqa: E402
+from psn_tutorial.carriers import carried, carrier_of, change_since, left_out, linear_layers  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, dequantised, load_base, load_qlora  # noqa: E402
@@ -245,6 +248,110 @@ def test_how_far_training_moved_the_targets_is_a_euclidean_length(policy):
             p.add_(0.5)
     entries = sum(p.numel() for name, p in plain.named_parameters() if "mlp" in name)
     assert moved() == pytest.approx(0.5 * entries**0.5)
+
+
+@pytest.mark.parametrize("carrier", ["weights", "lowrank"])
+def test_how_far_training_moved_is_asked_of_what_learns(policy, checkpoint, carrier):
+    """Beside the weights of a plain model these learn; in those of a model with an adapter the adapter does."""
+    _, _, plain = policy()
+    noise = NoiseConfig(0.1, "mlp", carrier=carrier)
+    moved = change_since(plain, noise)
+    with torch.no_grad():
+        plain.model.layers[0].mlp.up_proj.weight.add_(0.5)
+    assert moved() == pytest.approx(0.5 * plain.model.layers[0].mlp.up_proj.weight.numel() ** 0.5)
+    adapted, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute="float32", four_bit=False, rank=4))
+    layer, moved = adapted.get_base_model().model.layers[0].mlp.up_proj, change_since(adapted, noise)
+    with torch.no_grad():
+        layer.lora_B["default"].weight.fill_(0.1)
+    expected = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    assert moved() == pytest.approx(float(expected.detach().norm()), rel=1e-3)
+
+
+@pytest.mark.parametrize("targets", ["mlp", "all"])
+def test_the_weights_of_an_adapter_get_no_noise(checkpoint, targets):
+    """The carrier "weights", which a base that is not in 4 bits has: noise on A does nothing while B is zero."""
+    model, _ = load_qlora(QLoRAConfig(str(checkpoint()), compute="float32", four_bit=False, rank=4))
+    bare, _ = load_base(QLoRAConfig(str(checkpoint()), compute="float32", four_bit=False))
+    with carried(model, NoiseConfig(0.1, targets), [0]) as receipt, perturbed(bare, NoiseConfig(0.1, targets)) as other:
+        assert not any("lora_" in name for name in receipt.names)
+        assert (len(receipt.names), receipt.entries) == (len(other.names), other.entries)
+    with carried(model, NoiseConfig(0.1, "lora_B"), [0]) as receipt:  # unless it is what was asked for
+        assert all("lora_B" in name for name in receipt.names)
+
+
+MOES = {
+    "qwen2": (Qwen2MoeConfig, Qwen2MoeForCausalLM, {"shared_expert_intermediate_size": 8}),
+    "qwen3": (Qwen3MoeConfig, Qwen3MoeForCausalLM, {}),
+}
+
+
+@BESIDE
+@pytest.mark.parametrize("moe", MOES)
+@pytest.mark.parametrize("targets", ["mlp", "all", "experts", "self_attn|gate_up_proj"])
+def test_experts_are_not_passed_over(carrier, moe, targets):
+    """They stand in one tensor of three dimensions; with a shared expert some linear layers match, and they do not."""
+    settings, architecture, more = MOES[moe]
+    model = architecture(
+        settings(
+            vocab_size=11,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            intermediate_size=8,
+            moe_intermediate_size=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            **more,
+        )
+    )
+    sentence = "names model.layers.0.mlp.* in no linear layer: the carrier|matches no linear layer"
+    with pytest.raises(UserError, match=sentence), carried(model, NoiseConfig(0.1, targets, carrier=carrier), [0]):
+        pass
+    assert not any("forward" in vars(module) for module in model.modules())
+    with carried(model, NoiseConfig(0.1, "attention", carrier=carrier), [0]) as receipt:
+        assert receipt.names and all("self_attn" in name for name in receipt.names)
+    with carried(model, NoiseConfig(0.1, "experts", carrier="weights"), [0]) as receipt:
+        assert any("experts" in name for name in receipt.names)
+
+
+def test_what_a_carrier_leaves_out_is_known(model, policy):
+    _, _, plain = policy(sizes={"architecture": "qwen2"})
+    for beside, weights in (("mlp", None), ("attention", "bias"), ("all", "embed_tokens|norm|bias")):
+        noise = NoiseConfig(0.1, beside, carrier="lowrank")
+        expected = {name for name, _ in plain.named_parameters() if weights and re.search(weights, name)}
+        if beside == "attention":
+            expected = {name for name in expected if "self_attn" in name}
+        assert set(left_out(plain, noise)) == expected
+        assert left_out(plain, replace(noise, carrier="weights")) == []
+        with carried(plain, noise, [0]) as receipt:
+            assert not expected & set(receipt.names)
+    assert left_out(model, NoiseConfig(0.1, "mlp")) == []
+    assert not any("base_layer" in name or "lora_" in name for name in left_out(model, NoiseConfig(0.1, "all")))
+
+
+@pytest.mark.parametrize("targets", ["embed|mlp", "layers.0|embed_tokens"])
+def test_an_embedding_that_is_named_must_get_its_noise(policy, targets):
+    _, _, plain = policy()
+    noise = NoiseConfig(0.1, targets, carrier="lowrank")
+    with pytest.raises(UserError, match="model.embed_tokens.weight"), carried(plain, noise, [0]):
+        pass
+
+
+class Doubled(nn.Linear):
+    """Computes something of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@BESIDE
+def test_a_linear_layer_that_computes_something_else_is_refused(policy, carrier):
+    _, _, plain = policy()
+    plain.model.layers[1].mlp.up_proj.__class__ = Doubled
+    sentence = "needs plain or 4-bit linear layers, got Doubled for model.layers.1.mlp.up_proj.weight"
+    with pytest.raises(UserError, match=sentence), carried(plain, NoiseConfig(0.1, carrier=carrier), [0]):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from psn_tutorial import TrainConfig
 from psn_tutorial.errors import UserError
@@ -178,6 +181,64 @@ def test_a_layer_that_cannot_be_stacked_is_refused_and_nothing_is_left_behind():
     with pytest.raises(UserError, match="RMS norms, got LayerNorm"), stacked(model, NoiseConfig(0.1, "all"), [0, 1]):
         pass
     assert not any("forward" in vars(module) for module in model)
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class PlusOne(Qwen2RMSNorm):
+    """The same from outside; multiplies by 1 + weight, as Gemma does."""
+
+    def forward(self, x):
+        return super().forward(x) + super().forward(x) / self.weight
+
+
+GEMMAS = {"gemma2": (Gemma2Config, Gemma2ForCausalLM), "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM)}
+
+
+@pytest.mark.parametrize("gemma", GEMMAS)
+@pytest.mark.parametrize("targets", ["embeddings", "norms", "all"])
+def test_layers_that_compute_something_of_their_own_are_not_stacked(gemma, targets):
+    """Gemma multiplies its embeddings by sqrt(hidden size), and norms by 1 + weight; one draw at a time is right."""
+    settings, architecture = GEMMAS[gemma]
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8, "vocab_size": 11}
+    model = architecture(settings(**sizes, num_attention_heads=2, num_key_value_heads=2))
+    with pytest.raises(UserError, match="several draws in one batch need plain.*got Gemma"):
+        with stacked(model, NoiseConfig(0.1, targets), [0, 1]):
+            pass
+    assert not any("forward" in vars(module) for module in model.modules())
+    with stacked(model, NoiseConfig(0.1, "mlp"), [0, 1]), torch.no_grad():
+        assert model(torch.ones(2, 3, dtype=torch.long)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Scaled(4, 4),
+        PlusOne(4),
+        nn.RMSNorm(4),
+        nn.LayerNorm(4, bias=False),
+        nn.Embedding(5, 4, max_norm=0.1),
+        nn.Conv1d(4, 4, 1),
+    ],
+)
+def test_subclasses_and_variants_are_not_stacked(module):
+    with pytest.raises(UserError, match=f"got {type(module).__name__}; one draw"):
+        with stacked(module, NoiseConfig(0.1, "weight"), [0]):
+            pass
+    assert "forward" not in vars(module)
+
+
+@pytest.mark.parametrize("norm", [Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norms_of_the_families_are_stacked_in_every_type(norm, dtype):
+    module = norm(64).to(dtype)
+    with torch.no_grad():
+        module.weight.copy_(torch.randn(64, generator=torch.Generator().manual_seed(0)))
+    with stacked(module, NoiseConfig(0.1, "weight"), [0, 1]) as receipt:
+        assert receipt.entries == 64
 
 
 def test_tied_embeddings_are_one_tensor_perturbed_once(policy):
