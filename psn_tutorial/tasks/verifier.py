@@ -17,11 +17,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from psn_tutorial.errors import UserError, check_positive, check_range
 from psn_tutorial.tasks.base import Verdict
 
-PROGRAM = Path(__file__).with_name("verifier_worker.py")
+PROGRAM = "psn_tutorial.tasks.verifier_worker"
+ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 200_000  # characters; 32,768 tokens of a completion have about 130,000
 
 
@@ -30,7 +32,8 @@ class Worker:
 
     def __init__(self, seconds: float, megabytes: int) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(PROGRAM), str(seconds), str(megabytes)],
+            [sys.executable, "-P", "-m", PROGRAM, str(seconds), str(megabytes)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -45,9 +48,9 @@ class Worker:
             self.close()
             raise UserError(f"math answers are verified by math-verify: pip install 'psn-tutorial[math]' ({problem})")
 
-    def ask(self, response: str, gold: str) -> Verdict:
-        """The verdict. Raises OSError or EOFError when the process is gone."""
-        self.process.stdin.write(json.dumps([response, gold]).encode() + b"\n")
+    def ask(self, *question: Any) -> Verdict:
+        """The verdict on [response, gold, tolerance] or [gold]. Raises OSError or EOFError when the process is gone."""
+        self.process.stdin.write(json.dumps(question).encode() + b"\n")
         self.process.stdin.flush()
         return Verdict(*self._line())
 
@@ -92,40 +95,50 @@ class Verifier:
         for _ in range(self.workers):
             self._idle.put(None)
 
-    def verify(self, response: str, gold: str) -> Verdict:
-        """Is the answer that ``response`` ends with equal to ``gold``, as math-verify sees it?
+    def verify(self, response: str, gold: str, tolerance: float = 0.0) -> Verdict:
+        """Is the answer that ``response`` gives (:mod:`psn_tutorial.tasks.answers`) equal to ``gold``, as math-verify
+        sees it?
 
-        gold: the reference answer alone, a number or LaTeX without dollars. Never raises for any text.
+        gold: the reference answer alone, a number or LaTeX. Never raises for any text.
+        tolerance: how far a number may lie from that of the reference answer.
         """
         for name, text in (("response", response), ("gold", gold)):
             if not isinstance(text, str):
                 raise UserError(f"{name} must be text, got {type(text).__name__}")
             if len(text) > LONGEST:
                 return Verdict(False, f"{name} has {len(text)} characters, more than {LONGEST}")
-        if self._process != os.getpid():  # forked: the pipes are the parent's
-            self._inherited = self._idle
-            self._begin()
-        try:
-            return self._ask(response, gold)
-        except (OSError, EOFError):  # somebody ended the process
-            pass
-        try:
-            return self._ask(response, gold)
-        except (OSError, EOFError):
-            return Verdict(False, "reading it ended the verifier's process")
+        check_range("tolerance", tolerance, low=0)
+        return self._answered(response, gold, tolerance)
 
-    def verify_many(self, responses: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+    def verify_many(
+        self, responses: Sequence[str], golds: Sequence[str], tolerances: Sequence[float] | None = None
+    ) -> list[Verdict]:
         """The verdict on each response, ``workers`` at a time, in the order given."""
         if len(responses) != len(golds):
             raise UserError(f"golds must be as many as responses ({len(responses)}), got {len(golds)}")
         with ThreadPoolExecutor(self.workers) as threads:
-            return list(threads.map(self.verify, responses, golds))
+            return list(threads.map(self.verify, responses, golds, tolerances or [0.0] * len(golds)))
 
-    def _ask(self, response: str, gold: str) -> Verdict:
+    def check_golds(self, golds: Sequence[str]) -> list[str]:
+        """Why answers cannot be compared with each of these reference answers, or with a part of it only; "" if they
+        can."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            return [verdict.reason for verdict in threads.map(self._answered, golds)]
+
+    def _answered(self, *question: Any) -> Verdict:
+        if self._process != os.getpid():  # forked: the pipes are the parent's
+            self._inherited = self._idle
+            self._begin()
+        for _ in range(2):
+            with contextlib.suppress(OSError, EOFError):  # somebody ended the process
+                return self._ask(question)
+        return Verdict(False, "reading it ended the verifier's process")
+
+    def _ask(self, question: Sequence[Any]) -> Verdict:
         worker = self._idle.get()
         try:
             worker = worker or Worker(self.deadline, self.megabytes)
-            return worker.ask(response, gold)
+            return worker.ask(*question)
         except BaseException:  # also Ctrl-C: the answer that is still to come belongs to no later question
             if worker:
                 worker.close()

@@ -361,7 +361,7 @@ def test_after_ctrl_c_no_verdict_goes_to_a_later_question(pool, monkeypatch):
 
 
 def test_a_process_that_dies_of_every_question_ends_in_a_verdict(pool, monkeypatch):
-    def dead(worker, response, gold):
+    def dead(worker, *question):
         raise BrokenPipeError
 
     monkeypatch.setattr(Worker, "ask", dead)
