@@ -11,8 +11,6 @@ resumed from a checkpoint goes on bit for bit as if it had never stopped.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +25,7 @@ from psn_tutorial.importance import ImportanceWeights, importance_weights, mixtu
 from psn_tutorial.losses import loss_normaliser, policy_loss
 from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.policy import Policy, encode
-from psn_tutorial.models.qlora import learned_weights, restore_weights
+from psn_tutorial.models.qlora import holding, learned_weights, restore_weights
 from psn_tutorial.noise import NoiseConfig, stream
 from psn_tutorial.rollout import Reading, Rollouts, completion_logps, read_completions, responses, sample, spread_draws
 from psn_tutorial.runs.checkpoints import Checkpoint
@@ -96,8 +94,8 @@ class Trainer:
             [p for p in self.model.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0, fused=True
         )
         self.encoder = sentence_encoder(config.encoder) if config.schedule == "realtime" else None
-        self.adapter = hasattr(self.model, "disable_adapter")  # then the base is the model without it
-        self.reference = deepcopy(self.model).requires_grad_(False) if config.kl_coef and not self.adapter else None
+        learning = self.model.named_parameters() if config.kl_coef else ()
+        self.reference = {name: p.detach().clone() for name, p in learning if p.requires_grad}
         self.max_tokens = max(map(task.max_tokens, problems))
         if config.noisy:
             with carried(
@@ -301,14 +299,11 @@ class Trainer:
         return rollouts.receipt is not None or rollouts.temperature != self.config.temperature
 
     def reference_logps(self, rollouts: Rollouts, rows: Tensor) -> Tensor | None:
-        """Log-probs [b, T] under the base policy, when a KL to it is asked for."""
+        """Log-probs [b, T] under the policy that the run started from, when a KL to it is asked for."""
         if not self.config.kl_coef:
             return None
-        base, without = self.reference, nullcontext()
-        if self.adapter:
-            base, without = self.model, self.model.disable_adapter()
-        with torch.no_grad(), without:
-            return completion_logps(base, rollouts, rows, self.config.temperature)[0]
+        with torch.no_grad(), holding(self.model, self.reference):
+            return completion_logps(self.model, rollouts, rows, self.config.temperature)[0]
 
     # From rollouts to the next sigma
 

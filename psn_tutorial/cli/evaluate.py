@@ -24,6 +24,8 @@ def run(words: list[str]) -> int:
       {NAME} evaluate --task countdown
   the newest checkpoint of a run, on its own task, and compared with the base
       {NAME} evaluate runs/psn --against runs/eval-base-countdown
+  a language model with an adapter of peft, in 4 bits
+      {NAME} evaluate my-adapter --task math --four-bit
   100 samples of your own problems
       {NAME} evaluate runs/psn --eval-file my-problems.jsonl --samples 100""",
         "[POLICY] ",
@@ -32,9 +34,13 @@ def run(words: list[str]) -> int:
         "policy",
         nargs="?",
         metavar="POLICY",
-        help="checkpoint folder or run folder [default: the shipped base of the task]",
+        help="checkpoint folder, run folder, adapter's folder of peft, or short name of a model "
+        "[default: the shipped base of the task]",
     )
     parser.add_argument("--out", metavar="FOLDER", help="record of the evaluation [default: runs/eval-...]")
+    parser.add_argument(
+        "--four-bit", action="store_true", help="hold a language model in 4 bits (NF4) [default: as a run trained it]"
+    )
     parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
     add_flags(parser, EvaluationConfig)
     args = parser.parse_args(words)
@@ -48,7 +54,7 @@ def run(words: list[str]) -> int:
     policy = args.policy or base_of(config)
     out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{config.task}")
     command = [NAME, "evaluate", *words]
-    record = evaluate_policy(out, policy, config, command, sys.stderr.isatty())
+    record = evaluate_policy(out, policy, config, command, sys.stderr.isatty(), args.four_bit)
     print_summary(record.last, f"{policy} on {config.task}")
     if other is not None:
         print_table(difference_table(f"minus {args.against}", record.last, other))

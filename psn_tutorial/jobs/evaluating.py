@@ -22,17 +22,19 @@ def evaluate_policy(
     config: EvaluationConfig,
     command: Sequence[str] | None = None,
     progress: bool = False,
+    four_bit: bool = False,
 ) -> EvaluationRecord:
     """Evaluate a policy and keep the result as a run record in ``folder``.
 
     policy: as for ``load_policy``; or the settings of a run: what it begins with, in its own precision.
+    four_bit: hold a language model in 4 bits, also where it was trained in others.
     An evaluation of the same policy in the same way that ``folder`` already holds is returned.
     Raises UserError when ``folder`` holds anything else.
     """
     task = get_task(config.task, **config.difficulty)
     problems = held_out_problems(task, config)
     begins = isinstance(policy, RunConfig)
-    loaded, step = (starting_policy(policy), 0) if begins else policy_and_step(policy, config.device)
+    loaded, step = (starting_policy(policy), 0) if begins else policy_and_step(policy, config.device, four_bit)
     check_policy(loaded, task, problems)
     settings = {**to_mapping(config), "policy_sha256": fingerprint(loaded.model)}
     run = open_or_create(folder, settings, command)

@@ -18,11 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.jobs.records import settings_of
+from psn_tutorial.models.adapters import Adapter, is_adapter, load_adapter, read_adapter
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.loading import MODELS, quiet
 from psn_tutorial.models.policy import Policy, unknown_token
-from psn_tutorial.models.qlora import QLoRAConfig, load_base, load_qlora, restore_weights
+from psn_tutorial.models.qlora import ADAPTED, QLoRAConfig, load_base, load_qlora, restore_weights
 from psn_tutorial.models.tiny import load
+from psn_tutorial.runs.checkpoints import Checkpoint
 from psn_tutorial.runs.files import in_words, new_folder
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.tasks import Task, get_task
@@ -39,23 +41,81 @@ def base_of(config: RunConfig | EvaluationConfig) -> str | Path:
 
 
 def starting_policy(config: RunConfig) -> Policy:
-    """The policy that a run with these settings begins with.
+    """The policy that a run with these settings begins with: the base, a new adapter on it, or the adapter and the
+    newest weights of an earlier run.
 
     Raises:
-        UserError: the base cannot be loaded, or there is none for the task.
+        UserError: the base cannot be loaded, there is none for the task, or its adapter is of another rank or alpha.
     """
-    base = base_of(config)
-    if not config.lora_rank:
-        return load_policy(base, config.device)
+    base, adapter = base_of(config), adapter_of(base_of(config))
+    if adapter is None and not config.lora_rank:
+        return _full_weights(base, config.device)[0]
+    device = device_of(config.device)
     settings = QLoRAConfig(
-        str(base),
+        str(_folder_of_weights(base) if adapter is None else adapter.base),
         config.four_bit,
         compute=config.compute,
-        rank=config.lora_rank,
+        rank=config.lora_rank or adapter.rank,
         alpha=config.lora_alpha,
         seed=config.seed,
     )
-    return load_qlora(settings, device_of(config.device))
+    if adapter is None:
+        return load_qlora(settings, device)
+    if (config.lora_rank, config.lora_alpha) != (adapter.rank, adapter.alpha):
+        raise UserError(
+            f"lora_rank and lora_alpha must be those of the adapter in {base}, {adapter.rank} and {adapter.alpha:g}, "
+            f"got {config.lora_rank} and {config.lora_alpha:g}"
+        )
+    return load_adapter(adapter, settings, device)
+
+
+def adapter_of(base: str | Path) -> Adapter | None:
+    """The adapter that a base stands for: a folder of peft, or the newest checkpoint of a run with one; else None.
+
+    Raises UserError when it cannot be read.
+    """
+    if not is_run(base):
+        if not is_adapter(base):
+            return None
+        adapter, config = read_adapter(base), _exported_by(base)
+        return replace(adapter, base=_below(config)[0]) if config else adapter
+    run = RunFolder.open(base)
+    config = settings_of(run.path, run.config)
+    if not config.lora_rank:
+        return None
+    below, first = _below(config)
+    targets, tokenizer = (first.targets, first.tokenizer) if first else (ADAPTED, None)
+    weights = _newest(run).tensors["model"]
+    return Adapter(str(base), below, config.lora_rank, config.lora_alpha, targets, weights, tokenizer)
+
+
+def _below(config: RunConfig) -> tuple[str, Adapter | None]:
+    """What lies below the adapter of a run: its base, and the adapter that it began with."""
+    base = base_of(config)
+    first = adapter_of(base)
+    return (first.base if first else str(_folder_of_weights(base))), first
+
+
+def _exported_by(folder: str | Path) -> RunConfig | None:
+    """The settings of the run that wrote its adapter into ``folder``, <run>/policy; None where there is no run."""
+    run = Path(folder).absolute().parent
+    if Path(folder).name != "policy" or not is_run(run):
+        return None
+    return settings_of(run, RunFolder.open(run).config)
+
+
+def _folder_of_weights(base: str | Path) -> str | Path:
+    """What transformers loads for a base: of a run without an adapter the policy that it has written at its end."""
+    if not is_run(base):
+        return base
+    if not (Path(base) / "policy").is_dir():
+        raise UserError(f"the run {base} has not written its policy yet: finish it with --resume {base}")
+    return Path(base) / "policy"
+
+
+def is_run(folder: str | Path) -> bool:
+    """Is this a run folder, and no checkpoint?"""
+    return (Path(folder) / "provenance.json").is_file()
 
 
 def device_of(name: str) -> str:
@@ -68,36 +128,60 @@ def device_of(name: str) -> str:
 
 
 def load_policy(folder: str | Path, device: str = "cpu") -> Policy:
-    """Load the clean policy of a checkpoint folder, of a run's newest checkpoint, or a language model by its short
-    name, onto a device of DEVICES.
+    """Load the clean policy of a checkpoint folder, of an adapter's folder, of a run's newest checkpoint, or a language
+    model by its short name, onto a device of DEVICES.
 
     Raises UserError when ``folder`` is none of these, or the run has no checkpoint.
     """
     return policy_and_step(folder, device)[0]
 
 
-def policy_and_step(folder: str | Path, device: str = "cpu") -> tuple[Policy, int]:
-    """As :func:`load_policy`, with the training step of the checkpoint; 0 of what is no run."""
+def policy_and_step(folder: str | Path, device: str = "cpu", four_bit: bool = False) -> tuple[Policy, int]:
+    """As :func:`load_policy`, with the training step of the checkpoint; 0 of what is no run.
+
+    A run, and the adapter that it has written, are in the precision they were trained in; other adapters in float32.
+
+    four_bit: round the base to NF4 in any case.
+    """
+    if is_run(folder):
+        return _of_run(RunFolder.open(folder), device, four_bit)
+    if adapter := adapter_of(folder):
+        config = _exported_by(folder) or RunConfig()
+        settings = QLoRAConfig(adapter.base, four_bit or config.four_bit, compute=config.compute)
+        return load_adapter(adapter, settings, device_of(device)), 0
+    if four_bit:
+        return load_base(QLoRAConfig(str(folder), compute="float32"), device_of(device)), 0
     if str(folder) in MODELS:
         return load_base(QLoRAConfig(str(folder), four_bit=False), device_of(device)), 0
-    folder = Path(folder)
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder} holds an adapter without its base: name the run that made it, or load it with peft onto the base"
-        )
-    if not (folder / "provenance.json").is_file():
-        model, tokenizer = load(folder)
-        return Policy(model.to(device_of(device)), tokenizer), 0
-    run = RunFolder.open(folder)
-    policy = starting_policy(replace(settings_of(run.path, run.config), device=device))
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"the run {folder} has no checkpoint yet")
+    return _full_weights(folder, device)
+
+
+def _full_weights(base: str | Path, device: str) -> tuple[Policy, int]:
+    """A policy all of whose weights can learn, in float32, and the step of a run's newest checkpoint."""
+    if is_run(base):
+        return _of_run(RunFolder.open(base), device)
+    model, tokenizer = load(base)
+    return Policy(model.to(device_of(device)), tokenizer), 0
+
+
+def _of_run(run: RunFolder, device: str, four_bit: bool = False) -> tuple[Policy, int]:
+    config = settings_of(run.path, run.config)
+    if four_bit and not config.lora_rank:
+        raise UserError(f"four_bit is for checkpoint folders and adapters: name {run.path / 'policy'}, got {run.path}")
+    checkpoint = _newest(run)
+    policy = starting_policy(replace(config, device=device, four_bit=four_bit or config.four_bit))
     try:
         restore_weights(policy.model, checkpoint.tensors["model"])
     except (RuntimeError, KeyError):
-        raise UserError(f"the checkpoint in {folder} does not fit its base policy") from None
+        raise UserError(f"the checkpoint in {run.path} does not fit its base policy") from None
     return policy, checkpoint.step
+
+
+def _newest(run: RunFolder) -> Checkpoint:
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"the run {run.path} has no checkpoint yet")
+    return checkpoint
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, task: Task[Any]) -> None:

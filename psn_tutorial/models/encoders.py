@@ -15,7 +15,7 @@ from torch import Tensor
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.bases import base_folder
-from psn_tutorial.models.loading import quiet
+from psn_tutorial.models.loading import check_weights, quiet
 from psn_tutorial.tasks.registry import TASK_NAMES
 
 BAG_OF_WORDS = "bag-of-words"
@@ -101,6 +101,8 @@ def _load(name: str):
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     folder = base_folder(name) if name in TASK_NAMES else Path(name)
+    if (folder / "config.json").is_file():
+        _check_whole(name, folder)
     if (folder / "modules.json").is_file():
         return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     if (folder / "config.json").is_file():
@@ -112,6 +114,16 @@ def _load(name: str):
 
         model_info(repository, timeout=10)  # says at once that there is no network; loading would try for a minute
     return SentenceTransformer(repository, device="cpu", local_files_only=cached)
+
+
+def _check_whole(name: str, folder: Path) -> None:
+    """Raise UserError where transformers would fill weights with random numbers; a pooler, which BERT has beside the
+    hidden states that are averaged, may be missing, and a head may be there."""
+    from transformers import AutoModel
+
+    settings = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    _, report = AutoModel.from_pretrained(folder, output_loading_info=True, **settings)
+    check_weights(f"encoder {name!r}", [n for n in report["missing_keys"] if "pooler" not in n], (), {})
 
 
 def _repository(name: str) -> str:

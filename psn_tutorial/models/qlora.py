@@ -11,6 +11,8 @@ sampling, training and a reload agree; the adapter is float32.
 import gc
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -112,14 +114,14 @@ def dense_weight(module: nn.Module) -> Tensor:
     return weight.to(module.compute_dtype or weight.dtype)
 
 
-def adapted(model: nn.Module, config: QLoRAConfig) -> nn.Module:
-    """``model`` inside a peft wrapper with a fresh LoRA adapter on all its attention and MLP layers."""
+def adapted(model: nn.Module, config: QLoRAConfig, targets: Sequence[str] = ADAPTED) -> nn.Module:
+    """``model`` inside a peft wrapper with a fresh LoRA adapter on its attention and MLP layers of these names."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise UserError(f"adapters need the extra 'qlora': pip install 'psn-tutorial[qlora]' ({error})") from None
     settings = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, target_modules=list(ADAPTED), task_type="CAUSAL_LM", lora_dropout=0.0
+        r=config.rank, lora_alpha=config.alpha, target_modules=list(targets), task_type="CAUSAL_LM", lora_dropout=0.0
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(config.seed)  # peft draws A from torch's global generator
@@ -140,6 +142,23 @@ def restore_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     if missing:
         raise KeyError(f"weights of another model: {min(missing)}")
     model.load_state_dict(weights, strict=not hasattr(model, "disable_adapter"))
+
+
+@contextmanager
+def holding(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, the parameters named in ``weights`` hold those, and afterwards what they held before, bit for bit.
+
+    Nothing is written into a tensor: what autograd keeps for a backward pass that is still to come stays valid.
+    """
+    own = {name: p for name, p in model.named_parameters() if name in weights}
+    before = {name: p.data for name, p in own.items()}
+    try:
+        for name, p in own.items():
+            p.data = weights[name]
+        yield
+    finally:
+        for name, p in own.items():
+            p.data = before[name]
 
 
 def dequantised(model: nn.Module) -> nn.Module:

@@ -117,12 +117,15 @@ def test_a_killed_run_goes_on_to_the_same_end(psn, words, tmp_path):
     assert fingerprint(load_policy("killed")[0]) == fingerprint(load_policy("whole")[0])
 
 
-def test_a_run_is_evaluated_in_four_bits_and_its_adapter_alone_is_not(psn, words):
+def test_a_run_and_the_adapter_it_has_written_are_evaluated_in_four_bits(psn, words):
     psn(*words, "--out", "run")
     assert psn("evaluate", "run")[0] == 0
     assert counts("runs/eval-run-math") == counts("run")
-    code, out, err = psn("evaluate", "run/policy", "--task", "math")
-    assert (code, out) == (2, "") and "run/policy holds an adapter without its base: name the run" in err
+    same = ["--task", "math", "--difficulty", "completion=8", "--eval-file", "p.jsonl", "--samples", 6, "--batch", 18]
+    assert psn("evaluate", "run/policy", *same, "--out", "adapter")[0] == 0
+    assert counts("adapter") == counts("run")
+    sums = [RunRecord.read(folder).config["policy_sha256"] for folder in ("adapter", "runs/eval-run-math")]
+    assert sums[0] == sums[1]
 
 
 def test_arms_of_language_models_are_compared_with_the_base_in_its_four_bits(psn, words, language_model, monkeypatch):

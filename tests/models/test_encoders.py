@@ -1,10 +1,12 @@
 """Encoders: what each one says, each text encoded once, and no network that nobody asked for."""
 
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.models import encoders
@@ -93,6 +95,17 @@ def test_a_tiny_policy_reads_the_text_and_its_states_are_averaged(tmp_path):
     assert (tmp_path / "saved" / "modules.json").is_file()
     torch.testing.assert_close(sentence_encoder(str(tmp_path / "saved")).encode(TEXTS), vectors)
     torch.testing.assert_close(sentence_encoder(str(base_folder("countdown"))).encode(TEXTS), vectors)
+
+
+def test_an_encoder_without_all_its_weights_is_refused(tmp_path):
+    """It would embed with random numbers; a head that it does not use may be there."""
+    sentence_encoder(str(base_folder("rules")))  # untied: it has a head
+    folder = shutil.copytree(base_folder("countdown"), tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="encoder .* lacks 1 weight that the model has: layers.0.mlp.up_proj.weight"):
+        sentence_encoder(str(folder))
 
 
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "owner/name", "no such model", "/no/such/folder", ""])
