@@ -27,7 +27,11 @@ class TrainConfig(ScheduleConfig):
 
     # The problem and the batch
     task: str = option("countdown", "what to train on", TASKS)
-    base: str | None = option(None, "checkpoint folder to start from; none: the shipped base of the task")
+    base: str | None = option(
+        None,
+        "what to start from: a checkpoint folder, a run, an adapter's folder of peft, or a short name such as "
+        "qwen2.5-0.5b-instruct; none: the shipped base of the task",
+    )
     seed: int = option(0, "seed of problems, sampling and noise")
     steps: int = option(300, "rollout batches, each followed by its updates")
     prompts: int = option(32, "prompts per step (P)")
@@ -60,7 +64,7 @@ class TrainConfig(ScheduleConfig):
     aggregation: str = option("grpo", "how tokens are averaged", AGGREGATIONS)
     clip_low: float = option(0.2, "ratios are clipped below 1 - clip_low")
     clip_high: float = option(0.2, "and above 1 + clip_high")
-    kl_coef: float = option(0.0, "weight of the KL (k3) to the base")
+    kl_coef: float = option(0.0, "weight of the KL (k3) to the base, the policy that the run starts from")
     entropy_coef: float = option(0.0, "weight of the entropy bonus")
     updates: int = option(1, "optimiser steps per rollout batch")
     # Optimisation

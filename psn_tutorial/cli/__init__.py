@@ -6,6 +6,7 @@ output has gone.
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -57,7 +58,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
         return _complain("out of memory; a smaller --micro-batch or --samples needs less")
     except KeyboardInterrupt:
         print(f"{NAME}: stopped", file=sys.stderr)

@@ -16,10 +16,10 @@ from psn_tutorial.reporting.terminal import print_table
 
 
 @contextmanager
-def resumable(command: str) -> Iterator[None]:
+def resumable(command: str, run: Path | None = None) -> Iterator[None]:
     """Print how to go on with ``command`` when the work inside is stopped, and exit with 128 + the signal's number.
 
-    The error of a full disk says it too.
+    The error of a full disk says it too, and so does every mistake that leaves the folder ``run``.
     """
     try:
         yield
@@ -28,7 +28,7 @@ def resumable(command: str) -> Iterator[None]:
         print(f"{NAME}: {how}; go on with: {command}", file=sys.stderr)
         raise SystemExit(128 + getattr(stop, "number", 2)) from None
     except UserError as error:
-        if isinstance(error.__cause__, OSError):
+        if run.exists() if run else isinstance(error.__cause__, OSError):
             raise UserError(f"{error}; when that is fixed, go on with: {command}") from None
         raise
 

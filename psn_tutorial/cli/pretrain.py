@@ -50,7 +50,7 @@ evaluated on are never demonstrated.""",
         job = PretrainingJob.resume(record)
     else:
         job = PretrainingJob.start(record, config, [NAME, "pretrain", *words])
-    with resumable(command_line("pretrain", "--resume", record, "--out", out)), Stop() as stop:
+    with resumable(command_line("pretrain", "--resume", record, "--out", out), record), Stop() as stop:
         made = job.make(out, stop, sys.stderr.isatty())
     print_summary(made.last, f"{out} on {made.task}")
     print(f"policy: {out}    record: {record}")

@@ -120,7 +120,7 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     else:
         job = TrainingJob.start(folder, config, [NAME, "train", *words])
     board = Board(job.run.path / "tensorboard", job.trainer.step_number) if args.tensorboard else None
-    with resumable(command_line("train", "--resume", folder)), Stop() as stop:
+    with resumable(command_line("train", "--resume", folder), folder), Stop() as stop:
         follow(job, stop, str(folder), sys.stderr.isatty(), lines=True, board=board)
         policy = export(job)
     if job.config.evaluate:

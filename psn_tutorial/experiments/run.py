@@ -49,7 +49,24 @@ def run_comparison(
         experiments = preset(experiments)
     out, show = Path(out), sys.stderr.isatty() if progress is None else progress
     _check_policies(experiments)
-    _claim(out, experiments)
+    stood, made = out.is_dir(), _claim(out, experiments)
+    try:
+        _run_all(out, experiments, command, progress, show)
+    except Exception:
+        if made:
+            _unclaim(out, stood)
+        raise
+    return read_comparison(out)
+
+
+def _run_all(
+    out: Path,
+    experiments: Mapping[str, Experiment],
+    command: Sequence[str] | None,
+    progress: bool | None,
+    show: bool,
+) -> None:
+    """Run what is left to run."""
     with Stop() as stop:
         for name, experiment in experiments.items():
             with stop.at_once():
@@ -67,7 +84,6 @@ def run_comparison(
             seconds = f"{time.perf_counter() - started:.0f} s" if done else "finished before"
             if progress is not False:
                 print(f"{label}: {seconds}", file=sys.stderr, flush=True)
-    return read_comparison(out)
 
 
 def _check_policies(experiments: Mapping[str, Experiment]) -> None:
@@ -77,15 +93,15 @@ def _check_policies(experiments: Mapping[str, Experiment]) -> None:
             TrainingJob(experiment.config(arm, experiment.seeds[0]))
 
 
-def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
-    """Make the folder, or check that it holds the same experiments."""
+def _claim(out: Path, experiments: Mapping[str, Experiment]) -> bool:
+    """Make the folder, or check that it holds the same experiments; tells whether it is made now."""
     content = experiments_to_json(experiments)
     if (out / FILE).is_file():
         if read_json(out / FILE) != content:
             raise UserError(
                 f"{out} holds another comparison; choose another folder, or continue that one with --resume {out}"
             )
-        return
+        return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists and holds no comparison; choose another folder")
     try:
@@ -93,6 +109,16 @@ def _claim(out: Path, experiments: Mapping[str, Experiment]) -> None:
     except OSError as error:
         raise UserError(f"cannot make the folder {out}: {error.strerror}") from None
     write_json(out / FILE, content)
+    return True
+
+
+def _unclaim(out: Path, stood: bool) -> None:
+    """Give the folder's name free again where no run in it has recorded anything: what is left are empty folders."""
+    if any(path.is_file() and path != out / FILE for path in out.rglob("*")):
+        return
+    (out / FILE).unlink()
+    for folder in sorted([*out.rglob("*"), *([] if stood else [out])], reverse=True):
+        folder.rmdir()
 
 
 def _measure_base(folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool) -> None:

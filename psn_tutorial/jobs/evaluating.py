@@ -41,8 +41,12 @@ def evaluate_policy(
     path = run.path / "eval.json"
     if not path.is_file():
         record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
-        record.steps[step] = evaluate(loaded, task, problems, **config.sampling, progress=progress)
-        record.write(path)
+        try:
+            record.steps[step] = evaluate(loaded, task, problems, **config.sampling, progress=progress)
+            record.write(path)
+        except BaseException:  # a stop too: half an evaluation is none
+            run.discard_if_empty()
+            raise
         run.record_time()
     return EvaluationRecord.read(path)
 

@@ -22,7 +22,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.interrupt import Stop
-from psn_tutorial.jobs.policies import require_new, save_policy
+from psn_tutorial.jobs.policies import is_run, require_new, save_policy
 from psn_tutorial.jobs.problems import held_out_problems, training_problems
 from psn_tutorial.models.bases import PretrainConfig
 from psn_tutorial.models.decoder import forward
@@ -171,7 +171,11 @@ class PretrainingJob:
         cls, folder: str | Path, config: PretrainConfig, command: Sequence[str] | None = None
     ) -> "PretrainingJob":
         """Begin with a new run record in ``folder``."""
-        require_new(Path(folder))  # before the demonstrations, which take a while
+        if is_run(folder):  # before the demonstrations, which take a while
+            raise UserError(
+                f"{folder} already exists and is not empty; choose another folder, or go on with --resume {folder}"
+            )
+        require_new(Path(folder))
         job = cls(config)
         job.training.run = RunFolder.create(folder, to_mapping(config), command)
         return job
@@ -193,8 +197,15 @@ class PretrainingJob:
         """Train to the end, write the policy to ``out``, evaluate it and record that.
 
         Raises Interrupted, with everything saved, when ``stop`` was asked for; UserError when
-        ``out`` is not new.
+        ``out`` is not new. An error before anything is recorded removes the record that ``start`` made.
         """
+        try:
+            return self._make(out, stop, bar)
+        except Exception:
+            self.training.run.discard_if_empty()
+            raise
+
+    def _make(self, out: Path, stop: Stop, bar: bool) -> EvaluationRecord:
         require_new(out)
         training, config = self.training, self.evaluation
         total, done = training.config.steps, training.step_number

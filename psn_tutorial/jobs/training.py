@@ -92,8 +92,16 @@ class TrainingJob:
     def train(self, stop: Stop, progress: bool = False) -> Iterator[dict[str, Any]]:
         """Take the steps that are left and evaluate on the way; yields the record of each step.
 
-        Raises Interrupted after everything is saved, when ``stop`` was asked for.
+        Raises Interrupted after everything is saved, when ``stop`` was asked for. An error before anything is recorded
+        removes the run folder that ``start`` made.
         """
+        try:
+            yield from self._train(stop, progress)
+        except Exception:
+            self.run.discard_if_empty()
+            raise
+
+    def _train(self, stop: Stop, progress: bool) -> Iterator[dict[str, Any]]:
         self._evaluate_if_due(stop, progress)  # what an interruption cut off
         for record in self.trainer.train():
             yield record

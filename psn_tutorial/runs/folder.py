@@ -59,6 +59,8 @@ class RunFolder:
         self.provenance = provenance
         self._clock = time.perf_counter()
         self._log_checked = False
+        self._made = False  # by this object; and
+        self._stood = False  # an empty folder was there before
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], command: Sequence[str] | None = None) -> "RunFolder":
@@ -74,7 +76,7 @@ class RunFolder:
             )
         if path.exists() and not path.is_dir():
             raise UserError(f"the run folder {path} cannot be made: a file of that name exists")
-        facts = provenance(command)
+        facts, stood = provenance(command), path.is_dir()
         with in_words(f"the run folder {path}", "nothing was changed"):
             path.parent.mkdir(parents=True, exist_ok=True)
             # The folder gets its name when it is complete, so that an incomplete run is never seen.
@@ -86,7 +88,9 @@ class RunFolder:
                 sync_folder(folder)
                 os.rename(folder, path)
             sync_folder(path.parent)
-        return cls.open(path)
+        run = cls.open(path)
+        run._made, run._stood = True, stood
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -102,6 +106,21 @@ class RunFolder:
             if not isinstance(objects[-1], dict):
                 raise UserError(f"{path / name} must hold a JSON object")
         return cls(path, *objects)
+
+    def discard_if_empty(self) -> None:
+        """Remove a folder that this object has made and nothing was recorded in, so that its name is free again.
+
+        For work that failed at its start. A folder with a step, a checkpoint, an evaluation or a foreign file stays.
+        """
+        names = {path.name for path in self.path.glob("*")}
+        foreign = names - {"config.json", "provenance.json", "steps.jsonl", "checkpoints", "tensorboard"}
+        steps = self.path / "steps.jsonl"
+        recorded = not steps.is_file() or steps.stat().st_size or any(self.path.glob("checkpoints/*"))
+        if not self._made or foreign or recorded:
+            return
+        shutil.rmtree(self.path)
+        if self._stood:
+            self.path.mkdir()
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one step's record, which has a whole number "step", to steps.jsonl.
