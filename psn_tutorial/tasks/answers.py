@@ -9,7 +9,7 @@ Every function takes time linear in the length of the text: what a model wrote m
 import re
 from typing import NamedTuple
 
-from psn_tutorial.tasks.notation import bare, plain
+from psn_tutorial.tasks.notation import bare, plain, without_unit
 
 
 class Box(NamedTuple):
@@ -20,7 +20,7 @@ class Box(NamedTuple):
     end: int
 
 
-TOKEN = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*|\\.|[{}]", re.DOTALL)
+TOKEN = re.compile(r"(\\+(?:boxed|fbox)(?![a-zA-Z])\s*)|\\.|[{}]", re.DOTALL)
 UNBRACED = re.compile(
     r"[-+]?[\d.,/]*\d|[a-zA-Z](?![a-zA-Z])|\\[a-zA-Z]+(?:\s*\{[^{}]*\})*"
 )  # as TeX takes it, and "12"
@@ -34,7 +34,7 @@ def boxes(text: str) -> list[Box]:
     ] = []  # of those that are open: where the box begins (-1: none), where its content does
     awaited = -1  # a box has just been named and its brace is to come
     for token in TOKEN.finditer(text):
-        here, box = token.start(), token[0].startswith(("\\boxed", "\\fbox"))
+        here, box = token.start(), token[1]
         if token[0] == "{":
             braces.append((awaited, token.end()))
         elif token[0] == "}" and braces:
@@ -75,8 +75,8 @@ class Answer(NamedTuple):
 
 STATED = re.compile(r"####\s*[-+$\\]*\d|answer\s*(?:is|:)", re.IGNORECASE)
 NEXT_TURN = re.compile(
-    r"<\|(?:im_start|im_end|endoftext|eot_id|end|user)\|>|\n[ \t]*(?:#+[ \t]*)?"
-    r"(?:(?:user|human|assistant)[ \t]*(?:\n|:)|(?:question|problem|q|instruction|input)[ \t]*\d*[ \t]*:)",
+    r"<\|(?:im_start|im_end|endoftext|eot_id|end|user)\|>|\n[#*_>\t -]*"
+    r"(?:(?:user|human|assistant)[ \t]*(?:\n|:)|(?:question|problem|q|instruction|input)[ \t]*\d*[ \t]*(?:\n|[:.*]))",
     re.IGNORECASE,
 )
 EMPHASIS = re.compile(
@@ -90,10 +90,12 @@ ANNOUNCED = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 DENIED = re.compile(r"(?:not|unknown|unclear|undetermined)\b", re.IGNORECASE)
 REFUSAL = re.compile(
     r"\bI(?:\s+am|'m)?\s+(?:cannot|can't|can not|could not|couldn't|do not know|don't know|have no idea|unable|not able"
-    r"|not sure)\b|\bsorry\b|\bcannot be (?:determined|solved|answered|found)|\bnot enough information",
+    r"|not sure|give up|apologi[sz]e|won't|will not)\b|\bsorry\b|\bunable to\b|\bas an ai\b|\benough information\b"
+    r"|\bno answer\b|\b(?:cannot|can't) be (?:determined|solved|answered|found)"
+    r"|\bimpossible to (?:determine|solve|answer|say|know)",
     re.IGNORECASE,
 )
-COUNTING = re.compile(r"(?:(?<![\d.,])-?\d{1,9}(?:,\s*|\s+)){3,}(?:and\s+)?-?\d{1,9}\W*\Z")
+COUNTING = re.compile(r"(?:(?<![\d.,])-?\d{1,9}(?:,\s*|\s+)){3,}(?:(?:and|or)\s+)?-?\d{1,9}\W*\Z")
 FUNCTIONS = frozenset("sin cos tan cot sec csc log ln exp sqrt pi and or".split())
 
 
@@ -129,8 +131,9 @@ def _final_part(text: str) -> str:
     """What follows the thoughts; of that, what <answer> marks."""
     after = text.rpartition("</think>")[2]
     text = after if after.strip() else text
-    inside = text.rpartition("<answer>")[2].partition("</answer>")[0]
-    return inside if "<answer>" in text and inside.strip() else text
+    marks = list(re.finditer(r"<(?:final_)?answer>", text, re.IGNORECASE))
+    inside = re.split(r"</(?:final_)?answer>", text[marks[-1].end() :], flags=re.IGNORECASE)[0] if marks else ""
+    return inside if inside.strip() else text
 
 
 def _boxed(text: str, found: list[Box]) -> Answer:
@@ -146,7 +149,7 @@ def _boxed(text: str, found: list[Box]) -> Answer:
         together.insert(0, box)
     if len(together) == 1:
         return Answer((last,))
-    joined = ", ".join(bare(box.content or "") for box in together)
+    joined = ", ".join(without_unit(bare(box.content or "")) for box in together)
     hedged = re.search(r"\bor\b", text[together[-2].end : together[-1].start])
     return Answer((joined,) if hedged else (last, joined))
 
@@ -156,9 +159,12 @@ def _announced(text: str) -> Answer | None:
     places = [found.end() for found in ANNOUNCED.finditer(text)]
     if not places:
         return None
-    sentence = re.split(r"\.(?:\s|\Z)|\n", text[places[-1] :][:200])[0]
+    rest = text[places[-1] :]
+    sentence = re.split(r"\.(?:\s|\Z)|\n", rest[:200])[0]
     if DENIED.match(sentence):
         return Answer(reason="no answer found: the response says what it is not")
+    if len(rest) < 40 and not re.search(r"[\d$\\]", rest):  # "the answer is Tuesday."
+        return Answer((bare(rest),))
     return _mathematics(sentence) or Answer(prose=text)
 
 
@@ -176,7 +182,7 @@ def _mathematics(text: str) -> Answer | None:
     if len(text) > 200:
         return None
     answer = bare(text)
-    words = re.findall("[a-zA-Z]{2,}", re.sub(r"\\[a-zA-Z]+(?:\{[a-zA-Z ]*\})?", " ", answer))
+    words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[a-zA-Z]+(?:\{[a-zA-Z ]*\})?", " ", without_unit(answer)))
     calculation = "=" in answer and not re.search("[a-zA-Z]", answer)
     if calculation or not set(words) <= FUNCTIONS or not re.search(r"\d|\\", text):
         return None

@@ -21,6 +21,7 @@ from psn_tutorial.errors import UserError, check_choice, check_integer, check_ra
 from psn_tutorial.tasks import sums
 from psn_tutorial.tasks.base import Demonstration, Task, Verdict, folded
 from psn_tutorial.tasks.files import DATA, read_problems
+from psn_tutorial.tasks.notation import NUMBER
 from psn_tutorial.tasks.questions import Problem, read_row
 from psn_tutorial.tasks.verifier import Verifier
 
@@ -29,6 +30,10 @@ SYSTEM = "You are a helpful assistant."
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 VERIFIER = Verifier()  # its processes start with the first answer
+
+
+class UnclearAnswerWarning(UserWarning):
+    """A reference answer cannot be compared with any answer: its problem is left out."""
 
 
 class ContradictionWarning(UserWarning):
@@ -61,14 +66,19 @@ EVERY = 5  # one in five of the own problems is for evaluation; 5 and the 12 top
 # Answers
 
 
-def verify_math(response: str, gold: str) -> bool:
-    """Does the final answer of ``response`` equal ``gold``? math-verify's verdict, from a pool of processes.
+def verify_math(response: str, gold: str, tolerance: float = 0.0) -> bool:
+    """Does the answer of ``response`` equal ``gold``? math-verify's verdict, from a pool of processes.
 
-    gold: the reference answer alone, a number or LaTeX without dollars. Fractions and symbols are compared exactly,
-    numbers with a decimal point to 6 decimals (so 0.0000001 passes for 0.0000002). Returns False for hostile text
-    too, within 2 seconds of processor time. Works in any thread. Raises UserError when math-verify is not installed.
+    What counts as the answer, and how it is written, see :mod:`psn_tutorial.tasks.answers` and docs/grading.md.
+
+    gold: the reference answer alone, a number or LaTeX. Fractions and symbols are compared exactly, numbers with a
+        decimal point to 6 decimals, small ones to as many places behind their first digit.
+    tolerance: how far a number may lie from it.
+
+    Returns False for hostile text too, within 2 seconds of processor time. Works in any thread. Raises UserError when
+    math-verify is not installed.
     """
-    return VERIFIER.verify(response, gold).correct
+    return VERIFIER.verify(response, gold, tolerance).correct
 
 
 def verify_many(responses: Sequence[str], golds: Sequence[str]) -> list[bool]:
@@ -132,6 +142,24 @@ def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     except Exception as error:  # whatever the network, the hub, the cache and the library have to say
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"cannot load {name} ({source.hub}, split {split}) from the hub: {why}; {instead}") from error
+
+
+def _comparable(
+    rows: Sequence[tuple[str, Any]], problems: Sequence[Problem]
+) -> tuple[list[tuple[str, Any]], list[Problem]]:
+    """Those whose reference answer is read as a whole. A warning names the others; UserError where all are others."""
+    unclear = sorted({p.answer for p in problems if not re.fullmatch(NUMBER, p.answer)})
+    reasons = dict(zip(unclear, VERIFIER.check_golds(unclear), strict=True))
+    bad = [number for number, problem in enumerate(problems) if reasons.get(problem.answer)]
+    if bad:
+        answer = problems[bad[0]].answer
+        first = f"{rows[bad[0]][0]}: the reference answer {shown(answer)} cannot be judged: {reasons[answer]}"
+        if len(bad) == len(problems):
+            raise UserError(f"{first}; nor can any other of the {len(bad)}")
+        more = f"; so are {len(bad) - 1} more of the {len(problems)} problems" if len(bad) > 1 else ""
+        warnings.warn(f"{first}. The problem is left out{more}", UnclearAnswerWarning, stacklevel=4)
+    kept = [number for number in range(len(problems)) if number not in set(bad)]
+    return [rows[number] for number in kept], [problems[number] for number in kept]
 
 
 # The task
@@ -216,10 +244,10 @@ class Math(Task[Problem]):
 
     def verify_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """The verdict on each response, several at the same time."""
-        golds = [problem.answer for problem in problems]
+        golds, tolerances = [problem.answer for problem in problems], [problem.tolerance for problem in problems]
         return [
             Verdict(True, "", gold, gold) if verdict.correct else verdict
-            for verdict, gold in zip(VERIFIER.verify_many(responses, golds), golds, strict=True)
+            for verdict, gold in zip(VERIFIER.verify_many(responses, golds, tolerances), golds, strict=True)
         ]
 
     def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
@@ -237,14 +265,20 @@ class Math(Task[Problem]):
 
     def to_json(self, problem: Problem) -> dict[str, Any]:
         names = ["id", "level", "topic", "question", "solution", "answer"]
-        return {name: value for name in names if (value := getattr(problem, name)) or name == "answer"}
+        fields = {name: value for name in names if (value := getattr(problem, name)) or name == "answer"}
+        return fields | ({"error": problem.tolerance} if problem.tolerance else {})
 
     def from_json(self, fields: Mapping[str, Any], where: str) -> Problem:
         return read_row(fields, where)
 
     def from_rows(self, rows: Sequence[tuple[str, Any]]) -> list[Problem]:
-        """Also warns of a question that stands there twice with different answers."""
+        """Leaves out, with a warning, problems whose reference answer no answer can be compared with; also warns of a
+        question that stands there twice with different answers.
+
+        Raises UserError when no problem is left.
+        """
         problems = super().from_rows(rows)
+        rows, problems = _comparable(rows, problems)
         first: dict[Hashable, int] = {}
         places = [first.setdefault(self.asks(problem), number) for number, problem in enumerate(problems)]
         pairs = [(old, new) for new, old in enumerate(places) if problems[old].answer != problems[new].answer]

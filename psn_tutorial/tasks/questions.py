@@ -9,26 +9,14 @@ from typing import Any
 
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.tasks.answers import last_box
+from psn_tutorial.tasks.notation import NUMBER, bare, plain, without_unit
 
 QUESTION = ("question", "problem")
 BEFORE = ("context", "passage", "background", "table", "body")  # text that a question refers to; SVAMP has a Body
 # Also a part of the question, but none that can be put into words here.
 BESIDE = re.compile(r"choices|options|input|(?:decoded_)?(?:image|picture|figure|diagram)s?(?:_?\w+)?")
-MISSING = ("nan", "none", "null")  # a value that is not there, as data frames write it
-
+MISSING = ("nan", "null")  # a value that is not there, as libraries write it
 FULL_STOP = re.compile(r"(?<=[0-9)\]}$])\.$")
-SCIENTIFIC = re.compile(r"^(-?[0-9]+(?:\.[0-9]+)?)[eE]\+?(-?[0-9]+)$")  # in LaTeX the e of 4.5e33 is Euler's number
-NUMBER = re.compile(
-    r"""(?P<sign>[-+]?) \s* (?:\\?[$€£¥₹])? \s* (?P<minus>-?)
-    (?P<digits> [0-9]*\.?[0-9]+ | [1-9][0-9]{0,2} (?:,[0-9]{2,3})*,[0-9]{3} (?:\.[0-9]+)?)
-    (?: \s*(?:\\?%|[°¢]) | \s+\(? (?P<unit>[^\W\d_]{2}(?:[^\W\d_]|[ ./'-])*) \)? )? \.?""",
-    re.VERBOSE,
-)
-# Words after a number that are no unit: without them it would be another number, or the answer another thing.
-NO_UNITS = frozenset(
-    "hundred thousand million billion trillion lakh crore dozen score half halves third thirds quarter quarters am pm "
-    "pi sqrt root log ln sin cos tan mod squared cubed factorial choose or and to of times plus minus over".split()
-)
 
 
 @dataclass(frozen=True)
@@ -36,6 +24,7 @@ class Problem:
     """A question and its reference answer (a number, or LaTeX without dollars); the rest may be empty.
 
     level: difficulty, 1-5 where the source grades it, else 0.
+    tolerance: how far a number may lie from the reference answer.
     """
 
     question: str
@@ -44,6 +33,7 @@ class Problem:
     id: str = ""
     topic: str = ""
     level: int = 0
+    tolerance: float = 0.0
 
 
 def read_row(row: Mapping[str, Any], where: str) -> Problem:
@@ -51,8 +41,8 @@ def read_row(row: Mapping[str, Any], where: str) -> Problem:
 
     The question is ``question`` or ``problem``, after the text of ``context``, ``body`` and the like. The answer is
     ``final_answer`` (OlympiadBench: a list), ``answer`` (of GSM8K: what follows the last ####), or the last \\boxed{}
-    of ``solution`` (MATH). Raises UserError starting with ``where``, also for what belongs to the question and would be
-    left out: choices, pictures.
+    of ``solution`` (MATH); its tolerance is ``error``. Raises UserError starting with ``where``, also for what belongs
+    to the question and would be left out: choices, pictures.
     """
     if not isinstance(row, Mapping):
         raise UserError(f"{where} must be a JSON object, got {type(row).__name__}")
@@ -66,6 +56,7 @@ def read_row(row: Mapping[str, Any], where: str) -> Problem:
         str(_first(fields, ("id", "unique_id", "idx"))),
         str(_first(fields, ("topic", "subject", "subfield", "type"))),
         int(level[0][:9]) if level else 0,
+        _tolerance(fields.get("error", ""), where),
     )
 
 
@@ -142,11 +133,19 @@ def _number(answer: str) -> str:
     >>> [_number(text) for text in ("1,234", "$25.50", "25 dollars", "3, 4", "(3,456)", "5 million")]
     ['1234', '25.50', '25', '3, 4', '(3,456)', '5 million']
     """
-    number = NUMBER.fullmatch(answer)
-    if number and not NO_UNITS & set(re.split(r"[ ./'-]+", (number["unit"] or "").lower())):
-        sign = "-" if "-" in (number["sign"], number["minus"]) else ""
-        return sign + number["digits"].replace(",", "")
-    return SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
+    number = without_unit(bare(plain(answer)))
+    return number if re.fullmatch(NUMBER, number) else answer
+
+
+def _tolerance(value: Any, where: str) -> float:
+    """OlympiadBench's ``error``: a number, as text; of several, one for each part of the answer, the smallest."""
+    try:
+        parts = [float(part) for part in str(value).split(",") if part.strip()]
+    except ValueError:
+        parts = [-1.0]
+    if isinstance(value, bool) or not all(0 <= part < math.inf for part in parts):
+        raise UserError(f"{where}: error must be a number >= 0, how far an answer may lie from it, got {shown(value)}")
+    return min(parts, default=0.0)
 
 
 def _written(value: Any, what: str) -> str:

@@ -29,7 +29,7 @@ from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
 from psn_tutorial.tasks.answers import find_answer
-from psn_tutorial.tasks.notation import bare, plain, squeezed
+from psn_tutorial.tasks.notation import bare, other_brackets, other_unit, plain, squeezed
 
 ARITHMETIC = re.compile(r"[0-9\s.+*/()-]*")
 WAITING = 10  # seconds of the clock allowed for each of the processor, on a busy machine
@@ -113,6 +113,8 @@ def judge(response: str, gold: str, tolerance: float = 0.0) -> tuple[bool, str]:
 
 def same(gold: str, latex: str, tolerance: float) -> bool:
     """Is the answer ``latex`` the reference answer ``gold``, in letters or in value? A percent sign may be left out."""
+    if other_unit(latex, gold) or other_brackets(latex, gold):
+        return False
     if squeezed(gold) == squeezed(latex):
         return True
     without = [re.sub(r"\s*\\?%\Z", "", text) for text in (gold, latex)]
@@ -148,12 +150,12 @@ def _numbers(expression: Any) -> list[Any]:
 
 
 def _zeros(expression: Any) -> int:
-    """Zeros between the decimal point and the first digit, of the smallest number but 0 in an answer; at most 400."""
+    """Zeros between the decimal point and the first digit of the smallest number but 0 in an answer; 20,000 at most."""
     from sympy import log
 
     sizes = [abs(number.evalf(5, chop=False)) for number in _numbers(expression)]
     small = [size for size in sizes if size.is_positive and size < 1]
-    return min(400, max((int(-log(size, 10).evalf(5)) for size in small), default=0))
+    return min(20_000, max((int(-log(size, 10).evalf(5)) for size in small), default=0))
 
 
 def _within(expected: Any, found: Any, tolerance: float) -> bool:

@@ -64,8 +64,8 @@ ROWS = {
     "AIME as a number": ({"problem": "How many?", "answer": 204}, Problem("How many?", "204")),
     "AMC23": ({"id": 0, "answer": 27.0, "question": "How far?"}, Problem("How far?", "27", "", "0")),
     "a decimal": ({"answer": 2.5, "question": "How far?"}, Problem("How far?", "2.5")),
-    "Minerva": ({"question": "Which mass?", "answer": "4.5e33"}, Problem("Which mass?", "4.5 \\times 10^{33}")),
-    "a small number": ({"question": "?", "answer": "-2E-07"}, Problem("?", "-2 \\times 10^{-07}")),
+    "Minerva": ({"question": "Which mass?", "answer": "4.5e33"}, Problem("Which mass?", "4.5e33")),
+    "a small number": ({"question": "?", "answer": "-2E-07"}, Problem("?", "-2E-07")),
     "no number": ({"question": "?", "answer": "2e+x"}, Problem("?", "2e+x")),
     "OlympiadBench": (
         {
@@ -136,7 +136,6 @@ BROKEN = [
     ('{"question": "?", "answer": -Infinity}', "-Infinity is not valid JSON"),
     ('{"question": "?", "answer": 1e400}', "1e400 is too large a number"),
     ('{"question": "?", "answer": "NaN"}', "answer is 'NaN', as libraries write a value that is missing"),
-    ('{"question": "?", "answer": "None"}', "answer is 'None', as libraries write a value that is missing"),
     ('{"question": "?", "answer": null}', "must have the field answer, final_answer or solution"),
     ('{"question": "?", "answer": {"value": 1}}', "answer must be text or a number"),
     ('{"question": "?", "answer": "1", "answer": "2"}', "the field 'answer' stands twice in one object"),
@@ -195,8 +194,8 @@ def test_a_file_is_read_in_its_order_whatever_the_set(tmp_path):
         ("-$25", "-25"),
         ("$-25", "-25"),
         ("€ 1,250 ", "1250"),
-        ("25%", "25"),
-        ("25 \\%", "25"),
+        ("25%", "25%"),  # which 25 meets, and 0.25
+        ("25 \\%", "25 \\%"),
         ("25¢", "25"),
         # neither of these is its first number
         ("5 million", "5 million"),
@@ -227,7 +226,7 @@ def test_the_number_meets_such_a_gold():
         (-0.0, "0"),
         (1e23, "1" + "0" * 23),
         (0.1, "0.1"),
-        (1e-7, r"1 \times 10^{-07}"),
+        (1e-7, "1e-07"),
         (10**20, f"1{'0' * 20}"),
     ],
 )

@@ -406,14 +406,22 @@ def test_without_math_verify_a_sentence_says_what_to_install(tmp_path, monkeypat
 
 TALKATIVE = r"""
 import sys
+from dataclasses import dataclass, field
 print("hello", flush=True)
 class parser: parse_expr = None
 sys.modules["math_verify.parser"] = parser
-def parse(text, parsing_timeout=5):
+@dataclass
+class Normalization:
+    units: bool = True
+@dataclass
+class LatexExtractionConfig:
+    boxed_match_priority: int = 50
+    normalization_config: Normalization = field(default_factory=Normalization)
+def parse(text, config=(), extraction_mode="any_match", parsing_timeout=5):
     assert parsing_timeout is None  # the kernel keeps the time
     print("[true, 1]", flush=True)
-    return [text]
-def verify(gold, answer, timeout_seconds=5):
+    return [text.removeprefix(r"\boxed{").removesuffix("}")]
+def verify(gold, answer, *digits, timeout_seconds=5, **options):
     assert timeout_seconds is None
     return gold == answer
 """
