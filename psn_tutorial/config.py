@@ -1,6 +1,7 @@
 """The settings of a training run: flat, so that every field is a flag of the command line."""
 
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from psn_tutorial.choices import (
@@ -201,6 +202,10 @@ class RunConfig(TrainConfig):
         check_choice("device", self.device, DEVICES)
         if self.four_bit and not self.lora_rank:
             raise UserError("lora_rank must be >= 1 with four_bit: weights in 4 bits cannot learn, got 0")
+        if self.compute != "float32" and not self.lora_rank:
+            raise UserError(
+                f"compute must be 'float32' without lora_rank: there the weights learn, got {self.compute!r}"
+            )
         if self.evaluate:
             self.evaluation()
 
@@ -225,3 +230,38 @@ class RunConfig(TrainConfig):
             return []
         every = self.eval_every or self.steps
         return sorted({*range(every, self.steps + 1, every), self.steps})
+
+
+def check_effects(config: RunConfig, named: Container[str], where: str = "") -> None:
+    """Raise UserError where a setting that a user has ``named``, and not left at its default, cannot change the run.
+
+    For the command line, and for what one arm of an experiment changes. A record, and what all arms share, may hold
+    such settings.
+    """
+    defaults = {setting.name: setting.default for setting in fields(config)}
+    for works, why, names in _effects(config):
+        for name in names:
+            value = getattr(config, name)
+            if name in named and value != defaults[name] and not works:
+                raise UserError(f"{where}{name} must stay {defaults[name]} {why}, got {value}")
+
+
+def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
+    """(a condition, what is so where it does not hold, the settings that have an effect only where it holds)."""
+    schedule, low_rank = config.schedule, config.carrier == "lowrank" or (config.carrier == "auto" and config.four_bit)
+    noise = ("schedule", "targets", "relative", "draws", "spread", "antithetic", "carrier", "noise_rank", "mixture")
+    realtime = tuple(f"realtime_{name}" for name in ("target", "mix", "factor"))
+    other = f"with the schedule {schedule}"
+    return [
+        (config.noisy, "without noise (sigma 0)", noise),
+        (config.draws > 1, "with one draw", ("spread", "mixture")),
+        (low_rank, "unless the carrier is lowrank", ("noise_rank",)),
+        (schedule == "annealed", other, ("sigma_end", "sigma_steps", "sigma_shape")),
+        (schedule == "kl_target", other, ("kl_target", "kl_tolerance", "kl_factor")),
+        (schedule == "realtime", other, (*realtime, "similarity_scale", "probes", "encoder", "certainty")),
+        (schedule in ("kl_target", "realtime"), other, ("sigma_low", "sigma_high")),
+        (config.noisy or config.hot, "where the policy itself is sampled", ("correction", "correction_mode", "cap")),
+        (config.correction != "none", "with the correction none", ("correction_mode",)),
+        (config.advantage == "pass_at_k", f"with the advantage {config.advantage}", ("pass_k",)),
+        (config.lora_rank > 0, "without lora_rank", ("lora_alpha",)),
+    ]

@@ -4,7 +4,7 @@ from psn_tutorial.cli.flags import add_flags, from_flags
 from psn_tutorial.cli.output import command_line
 from psn_tutorial.cli.parser import NAME, Parser
 from psn_tutorial.cli.train import HEADINGS
-from psn_tutorial.config import RunConfig
+from psn_tutorial.config import RunConfig, check_effects
 from psn_tutorial.preflight.findings import show
 
 
@@ -25,6 +25,7 @@ def run(words: list[str]) -> int:
     add_flags(parser, RunConfig, HEADINGS)
     args = parser.parse_args(words)
     config = from_flags(RunConfig, args)
+    check_effects(config, args)
 
     # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.preflight.run import preflight

@@ -7,7 +7,7 @@ from pathlib import Path
 from psn_tutorial.cli.flags import add_flags, from_flags
 from psn_tutorial.cli.output import command_line, print_summary, resumable
 from psn_tutorial.cli.parser import NAME, Parser, only
-from psn_tutorial.config import RunConfig
+from psn_tutorial.config import RunConfig, check_effects
 from psn_tutorial.errors import UserError, suggest
 from psn_tutorial.experiments.presets import preset
 
@@ -104,6 +104,7 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
         only(args, "resume", "tensorboard")
     else:
         config = from_flags(RunConfig, args, _preset_settings(args))
+        check_effects(config, args)
         folder = Path(args.out or _folder_name(config))
 
     # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
@@ -147,7 +148,7 @@ def _preset_settings(args: argparse.Namespace) -> RunConfig | None:
 
 def _folder_name(config: RunConfig) -> str:
     """runs/rules-psn0.8-seed0"""
-    kind = f"psn{config.sigma:g}" if config.noisy else "grpo"
+    kind = f"psn{config.sigma or config.sigma_end:g}" if config.noisy else "grpo"
     if config.hot:
         kind += f"-hot{config.sampling_temperature:g}"
     return f"runs/{config.task}-{kind}-seed{config.seed}"

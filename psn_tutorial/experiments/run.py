@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from psn_tutorial.config import EvaluationConfig
+from psn_tutorial.config import EvaluationConfig, check_effects
 from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.experiment import Experiment, experiments_to_json
 from psn_tutorial.experiments.presets import preset
@@ -89,8 +89,10 @@ def _run_all(
 def _check_policies(experiments: Mapping[str, Experiment]) -> None:
     """Load what every arm needs once, so that a mistake is found before the first run, not after it."""
     for experiment in experiments.values():
-        for arm in experiment.arms:
-            TrainingJob(experiment.config(arm, experiment.seeds[0]))
+        for name, arm in experiment.arms.items():
+            config = experiment.config(name, experiment.seeds[0])
+            check_effects(config, arm.changes, f"arm {name}: ")
+            TrainingJob(config)
 
 
 def _claim(out: Path, experiments: Mapping[str, Experiment]) -> bool:

@@ -67,6 +67,36 @@ def test_flags_are_laid_over_the_arm_of_a_preset(psn, tmp_path):
     assert (settings.steps, settings.draws, settings.targets, settings.samples) == (1, 4, "head", 0)
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--draws 4", "draws must stay 1 without noise (sigma 0), got 4"),
+        ("--draws 4 --antithetic", "draws must stay 1 without noise (sigma 0), got 4"),
+        ("--mixture", "mixture must stay False without noise (sigma 0), got True"),
+        ("--sigma 0.5 --sigma-end 0.1", "sigma_end must stay 0.0 with the schedule constant, got 0.1"),
+        ("--preset quick --arm grpo --draws 4", "draws must stay 1 without noise (sigma 0), got 4"),
+        ("--preset quick --arm psn --draws 1 --mixture", "mixture must stay False with one draw, got True"),
+        ("--schedule kl_target", "command line: sigma must be >= 1e-06 and <= 0.5, got 0.0"),
+        ("--compute bfloat16", "compute must be 'float32' without lora_rank"),
+    ],
+)
+def test_a_flag_that_could_not_have_an_effect_is_refused(psn, flags, sentence):
+    """Each of these would be plain GRPO, or noise that stays as it is, without a word."""
+    for command in ("train", "preflight"):
+        if command == "train" or "--preset" not in flags:
+            said = psn(command, "--task", "rules", "--group", 8, *flags.split())
+            assert said.code == 2 and sentence in said.err and len(said.err.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_noise_may_grow_from_nothing(psn):
+    flags = "--schedule annealed --sigma 0 --sigma-end 0.4 --sigma-steps 2 --relative --targets all --draws 4"
+    assert psn("train", *TINY, *flags.split()).code == 0
+    records = RunRecord.read("runs/chain-psn0.4-seed0").steps
+    assert [record["sigma"] for record in records] == [0.0, 0.2, 0.4, 0.4]
+    assert [record["kl_k3"] > 1e-5 for record in records] == [False, True, True, True]
+
+
 def test_problems_of_ones_own(psn, tmp_path):
     task = get_task("rules")
     mine = task.generate(7, 5)

@@ -14,7 +14,7 @@ from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.experiment import Arm, Experiment, experiments_to_json
 from psn_tutorial.experiments.results import read_comparison
-from psn_tutorial.experiments.run import run_comparison
+from psn_tutorial.experiments.run import _check_policies, run_comparison
 from psn_tutorial.jobs.interrupt import Interrupted, Stop
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.tiny import load
@@ -305,6 +305,16 @@ def test_a_mistake_in_the_last_experiment_is_told_before_the_first_is_run(tmp_pa
     with pytest.raises(UserError, match="the policy does not know"):
         run_comparison({"rules": TINY["rules"], "numbers": wrong}, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_arm_whose_changes_could_not_have_an_effect_is_told_before_the_first_is_run(tmp_path):
+    """What all arms share may well be idle in one of them."""
+    shared = replace(TINY["rules"], common=TINY["rules"].common | {"draws": 2})
+    idle = replace(shared, arms=shared.arms | {"many": Arm("many draws", {"draws": 4})})
+    with pytest.raises(UserError, match="^arm many: draws must stay 1 without noise .sigma 0., got 4$"):
+        run_comparison({"rules": idle}, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+    _check_policies({"rules": shared})
 
 
 def test_an_unfinished_comparison_names_what_is_missing(copy):
