@@ -11,35 +11,42 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from psn_tutorial.carriers import left_out
 from psn_tutorial.config import RunConfig
 from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.models.decoder import decoder_of
-from psn_tutorial.models.policy import encode
-from psn_tutorial.noise import stream
+from psn_tutorial.models.policy import encode, end_tokens, prompt_ids
+from psn_tutorial.noise import role, stream
 from psn_tutorial.preflight.budget import CARDS, GIB, Load, Shape, fastest_step, memory
 from psn_tutorial.preflight.findings import Finding
-from psn_tutorial.rollout import read_completions, sample
+from psn_tutorial.rollout import read_completions, sample, token_logps
 from psn_tutorial.trainer import Trainer
 
 # How far the sampler's and the trainer's log-probs of one token may lie apart, in nats: rounding, by type.
 PARITY = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 MANY_CLIPPED = 0.2
+MANY_UNCHANGED = 0.5  # of the weights, by noise that their type is too coarse for
 
 
 def preflight(config: RunConfig) -> list[Finding]:
     """Look at the prompt, the answers, the log-probs, the memory and the time of a run with these settings.
 
+    The noise of an annealed schedule is looked at where it is largest.
+
     Raises:
         UserError: the run could not even start.
     """
+    if config.schedule == "annealed":
+        config = replace(config, sigma=max(config.sigma, config.sigma_end))
     job = TrainingJob(config)
     trainer = job.trainer
     shape, load = Shape.of(decoder_of(trainer.model).config), _load(config, trainer)
     findings = [_template(trainer), _parity(trainer)]
     rows = trainer.roll_out(trainer.pick_problems())
-    clipped = float((rows.mask.all(1) & (rows.tokens[:, -1] != trainer.tokenizer.eos_token_id)).float().mean())
+    clipped = float((~rows.ended).float().mean())
+    missed = left_out(trainer.model, trainer.noise) if config.noisy else []
     record, warm = trainer.step(), trainer.step()  # of a model that is thrown away; the first one warms the machine up
-    findings += [_lengths(trainer, clipped), _contrast(record), *_noise(record, config)]
+    findings += [_lengths(trainer, clipped, load), _contrast(record), *_noise(record, config, missed)]
     findings += [_memory(shape, load), _time(warm, config), *_cards(shape, load)]
     if config.evaluate and config.samples:
         findings.append(_evaluation(warm, config, len(job.held_out), shape, load))
@@ -64,28 +71,46 @@ def _template(trainer: Trainer) -> Finding:
 
 
 def _parity(trainer: Trainer) -> Finding:
-    """The clean policy's own samples, read again: the largest difference of a token's log-prob."""
+    """The clean policy's own samples, read again here and by transformers: the largest difference of a token's
+    log-prob. Transformers' own forward pass tells whether the model computes something that ours does not know of."""
     config = trainer.config
     prompts = encode(trainer.tokenizer, [trainer.task.prompt(trainer.problems[0])])
     length, generator = min(trainer.max_tokens, 64), stream(config.seed, "preflight")
     rollouts = sample(trainer.policy, prompts, 4, length, generator, config.temperature)
     with torch.no_grad():
         reading = read_completions(trainer.model, rollouts, torch.arange(4), config.temperature)
-    worst = float((reading.logps - rollouts.logps)[rollouts.mask].abs().max())
+        ids = torch.cat([rollouts.prompts, rollouts.tokens], 1)
+        logits = trainer.model(ids, logits_to_keep=length + 1).logits[:, :-1]
+    theirs, _ = token_logps(logits.float() / config.temperature, rollouts.tokens)
+    trainer_off, transformers_off = (
+        float((logps - rollouts.logps)[rollouts.mask].abs().max()) for logps in (reading.logps, theirs)
+    )
     limit = PARITY[decoder_of(trainer.model).model.norm.weight.dtype]
-    value = f"sampler and trainer differ by at most {worst:.1g} nats per token"
-    if worst <= limit:
-        return Finding("log-probs", value)
-    return Finding("log-probs", value, "bad", f"At most {limit:g} is rounding: the importance weights would be wrong.")
+    value = f"sampler and trainer differ by at most {trainer_off:.1g} nats per token, "
+    value += f"sampler and transformers by {transformers_off:.1g}"
+    if trainer_off > limit:
+        advice = f"At most {limit:g} is rounding: the importance weights would be wrong."
+        return Finding("log-probs", value, "bad", advice)
+    if transformers_off > limit:
+        advice = f"At most {limit:g} is rounding: the model computes something that the sampler does not know of."
+        return Finding("log-probs", value, "bad", advice)
+    return Finding("log-probs", value)
 
 
-def _lengths(trainer: Trainer, clipped: float) -> Finding:
-    if not trainer.task.ends:
-        return Finding("length", f"every answer has {trainer.max_tokens} tokens")
-    value = f"{clipped:.0%} of the answers are cut off at {trainer.max_tokens} tokens"
-    if clipped <= MANY_CLIPPED:
-        return Finding("length", value)
-    return Finding("length", value, "bad", "They can hardly be right: allow longer ones, or take a model that ends.")
+def _lengths(trainer: Trainer, clipped: float, load: Load) -> Finding:
+    """Do answers end, with what, and is there room for them?"""
+    value, advice = f"every answer has {trainer.max_tokens} tokens", []
+    if trainer.task.ends:
+        ends = [repr(trainer.tokenizer.decode([token])) for token in end_tokens(trainer.policy)]
+        value = f"{clipped:.0%} of the answers are cut off at {trainer.max_tokens} tokens; "
+        value += f"they end with {' or '.join(ends)}" if ends else "no token ends them"
+        if clipped > MANY_CLIPPED:
+            advice.append("They can hardly be right: allow longer ones, or take a model that ends.")
+    longest, room = load.prompt + load.completion, decoder_of(trainer.model).config.max_position_embeddings
+    if longest > room:
+        value += f"; {longest} tokens with the prompt"
+        advice.append(f"The model was made for at most {room} tokens, prompt included: allow shorter answers.")
+    return Finding("length", value, "bad" if advice else "good", " ".join(advice))
 
 
 def _contrast(record: dict[str, Any]) -> Finding:
@@ -100,23 +125,32 @@ def _contrast(record: dict[str, Any]) -> Finding:
     return Finding("contrast", value, "bad", advice)
 
 
-def _noise(record: dict[str, Any], config: RunConfig) -> list[Finding]:
+def _noise(record: dict[str, Any], config: RunConfig, missed: list[str]) -> list[Finding]:
+    """missed: the parameters that were asked for and get no noise."""
     if not (config.noisy or config.hot):
         return []
     value = f"KL {record['kl_k3']:.2g} nats per token, ESS {record['ess']:.2f}, largest ratio {record['max_ratio']:.1f}"
     if config.noisy:
         value = f"sigma {config.sigma:g}, {record['sigma_realised']:.2g} realised: {value}"
-    if record["ess"] >= 0.1:
-        return [Finding("noise", value)]
-    return [Finding("noise", value, "bad", "Few tokens carry all the weight: a smaller sigma or temperature.")]
+    if missed:
+        kinds = sorted({"biases" if name.endswith("bias") else role(name) for name in missed})
+        value += f"; the carrier gives none to {', '.join(kinds)}"
+    if record["ess"] < 0.1:
+        return [Finding("noise", value, "bad", "Few tokens carry all the weight: a smaller sigma or temperature.")]
+    unchanged = record["unchanged_fraction"] or 0.0
+    if unchanged > MANY_UNCHANGED:
+        value += f"; {unchanged:.0%} of the weights stay as they are"
+        advice = "Their type is too coarse for so little noise: a larger sigma, --compute float32 or --carrier lowrank."
+        return [Finding("noise", value, "bad", advice)]
+    return [Finding("noise", value)]
 
 
 def _load(config: RunConfig, trainer: Trainer) -> Load:
-    prompt = max(len(trainer.tokenizer(trainer.task.prompt(p))["input_ids"]) for p in trainer.problems[:100])
+    prompts = prompt_ids(trainer.tokenizer, [trainer.task.prompt(p) for p in trainer.problems[:100]])
     rollouts = config.prompts * config.group
     return Load(
         rollouts,
-        prompt,
+        max(map(len, prompts)),
         trainer.max_tokens,
         min(config.micro_batch, rollouts),
         config.draws if config.noisy else 0,

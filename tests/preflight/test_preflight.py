@@ -5,12 +5,16 @@ import re
 
 import pytest
 import torch
+from transformers import Qwen2ForCausalLM
 
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.config import RunConfig  # noqa: E402
+from psn_tutorial.jobs.policies import save_policy  # noqa: E402
+from psn_tutorial.models.policy import Policy  # noqa: E402
+from psn_tutorial.models.tiny import load  # noqa: E402
 from psn_tutorial.preflight import run as module  # noqa: E402
 from psn_tutorial.preflight.budget import SHAPES, Load  # noqa: E402
 from psn_tutorial.preflight.run import preflight  # noqa: E402
@@ -75,6 +79,65 @@ def test_a_trainer_that_reads_something_else_is_told(settings, monkeypatch):
     monkeypatch.setattr(module, "read_completions", hotter)
     finding = found(settings)["log-probs"]
     assert finding.state == "bad" and "importance weights would be wrong" in finding.advice
+
+
+def test_a_model_that_computes_something_else_in_transformers_is_told(settings, monkeypatch):
+    """What our own forward pass leaves out is silent otherwise: here a softcap that it knows nothing of."""
+    assert "sampler and transformers by" in found(settings)["log-probs"].value
+    honest = Qwen2ForCausalLM.forward
+
+    def capped(model, *arguments, **options):
+        output = honest(model, *arguments, **options)
+        output.logits = 0.1 * torch.tanh(output.logits / 0.1)
+        return output
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", capped)
+    finding = found(settings)["log-probs"]
+    assert finding.state == "bad" and "computes something that the sampler does not know of" in finding.advice
+
+
+def test_the_tokens_that_end_an_answer_are_named(settings, tmp_path):
+    assert found(settings)["length"].value.endswith("12 tokens; they end with '<|im_end|>'")
+    model, tokenizer = load(settings["base"])
+    model.generation_config.eos_token_id = [0, 2]
+    base = {"base": str(tmp_path / "base")}
+    save_policy(Policy(model, tokenizer), tmp_path / "base")
+    assert found(settings | base)["length"].value.endswith("they end with '<|im_end|>' or '<|endoftext|>'")
+    tokenizer.eos_token = tokenizer.chat_template = model.generation_config.eos_token_id = None
+    base = {"base": str(tmp_path / "endless")}
+    save_policy(Policy(model, tokenizer), tmp_path / "endless")
+    endless = found(settings | base)["length"]
+    assert endless.state == "bad" and "100% of the answers are cut off" in endless.value
+    assert endless.value.endswith("no token ends them")
+
+
+def test_answers_longer_than_the_model_was_made_for_are_told(settings):
+    finding = found(settings, difficulty={"completion": 600}, prompts=1, group=2)["length"]
+    assert finding.state == "bad" and "made for at most 512 tokens" in finding.advice
+    assert "tokens with the prompt" in finding.value
+    assert "512" not in found(settings)["length"].advice
+
+
+def test_noise_that_the_weights_are_too_coarse_for_is_told(settings):
+    coarse = {"four_bit": False, "compute": "bfloat16"}
+    finding = found(settings, sigma=1e-5, **coarse)["noise"]
+    assert finding.state == "bad" and "too coarse" in finding.advice
+    share = int(re.search(r"(\d+)% of the weights stay as they are", finding.value)[1])
+    assert share > 80
+    assert found(settings, sigma=1e-2, **coarse)["noise"].state == "good"
+    assert found(settings, sigma=1e-5, four_bit=False, compute="float32")["noise"].state == "good"
+
+
+def test_noise_that_grows_is_looked_at_where_it_is_largest(settings):
+    growing = {"schedule": "annealed", "sigma_end": 0.02}
+    value = found(settings, sigma=0.0, **growing)["noise"].value
+    assert value.startswith("sigma 0.02, 0.0") and not value.startswith("sigma 0.02, 0 realised")
+    assert found(settings, sigma=0.03, **growing)["noise"].value.startswith("sigma 0.03, ")
+
+
+def test_what_gets_no_noise_although_it_was_asked_for_is_told(settings):
+    assert "gives none" not in found(settings)["noise"].value
+    assert found(settings, targets="all")["noise"].value.endswith("gives none to biases, embeddings, norms")
 
 
 def test_too_much_noise_is_told(settings):
@@ -161,6 +224,8 @@ def test_the_command_answers_in_json_and_with_its_exit_code(settings, capsys):
         (["--four-bit"], "lora_rank must be >= 1 with four_bit"),
         (["--task", "math", "--lora-rank", "4"], "word_problems has no shipped base policy"),
         (["--device", "cuda"], "device must be cpu or auto here"),
+        (["--compute", "bfloat16"], "compute must be 'float32' without lora_rank"),
+        (["--draws", "2"], "draws must stay 1 without noise (sigma 0), got 2"),
     ],
 )
 def test_what_cannot_start_is_a_sentence(words, sentence, capsys, monkeypatch):
