@@ -189,11 +189,18 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     By inverting the cumulative distribution, with one uniform number a row: several times cheaper on a CPU than
     torch.multinomial, which draws one number per vocabulary entry. In double precision, so that rounding can never
     choose a token of probability zero.
+
+    Raises:
+        UserError: logits are not finite.
     """
     logps = (logits.float() / temperature).log_softmax(-1)
     cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64).to(logits.device)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    if bool((ids == logits.shape[1]).any()):  # where NaN is, no token is found
+        raise UserError(
+            "the policy's logits are not finite: its weights, or the noise on them, are too large (lr, sigma)"
+        )
     return ids[:, 0], logps.gather(1, ids)[:, 0]
 
 

@@ -262,6 +262,8 @@ class Trainer:
             sums.update({name: count * mean for name, mean in means.items()})
             sums.update(loss=loss.item(), tokens=count)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        if not norm.isfinite():  # all weights would become NaN
+            raise UserError(f"the gradient of step {self.step_number + 1} is not finite: lr or sigma is too large")
         self.optimizer.step()
         self.optimizer.zero_grad()
         loss, tokens = sums.pop("loss"), sums.pop("tokens")

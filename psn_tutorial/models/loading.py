@@ -130,7 +130,9 @@ def check_weights(
 
 def check_finite(what: str, name: str, tensor: Tensor) -> None:
     """Raise UserError when a weight holds NaN or an infinity."""
-    if not bool(tensor.float().isfinite().all()):
+    if tensor.itemsize == 1:
+        tensor = tensor.float()  # torch does not order numbers of 8 bits
+    if tensor.numel() and not bool(torch.stack(tensor.aminmax()).isfinite().all()):  # without a copy as isfinite makes
         raise UserError(f"{what} holds NaN or infinite numbers in {name}")
 
 

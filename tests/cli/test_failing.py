@@ -58,6 +58,20 @@ def test_a_run_that_fails_in_its_first_step_leaves_nothing(psn, tmp_path, monkey
     assert psn("train", *TINY, "--out", "run").code == 0  # the same command again
 
 
+def test_weights_that_grow_without_bound_end_in_a_sentence(psn):
+    said = psn("train", *TINY, "--lr", 1e30, "--out", "run")
+    assert said.code == 2 and "the policy's logits are not finite: its weights, or the noise on them, are" in said.err
+    assert "Traceback" not in said.err and said.err.endswith("go on with: psn-tutorial train --resume run\n")
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(psn, monkeypatch):
+    honest = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *rest: honest(*rest) * torch.nan)
+    said = psn("train", *TINY, "--out", "run")
+    assert said.code == 2 and "the gradient of step 1 is not finite: lr or sigma is too large" in said.err
+    assert not Path("run").exists()
+
+
 def test_an_empty_folder_that_was_there_stays(psn, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "step", failing(UserError("no"))(Trainer.step))
     (tmp_path / "run").mkdir()
