@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from tokenizers import processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
@@ -12,10 +14,19 @@ pytest.importorskip("peft")
 from psn_tutorial.cli import main  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.jobs import evaluating, training  # noqa: E402
-from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, policy_and_step, starting_policy  # noqa: E402
+from psn_tutorial.jobs.policies import (  # noqa: E402
+    device_of,
+    fingerprint,
+    load_policy,
+    policy_and_step,
+    save_policy,
+    starting_policy,
+)
 from psn_tutorial.jobs.records import RunRecord  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
+from psn_tutorial.models.policy import Policy  # noqa: E402
 from psn_tutorial.models.qlora import QLoRAConfig, four_bit_layers, learned_weights, load_base  # noqa: E402
+from psn_tutorial.models.tiny import load  # noqa: E402
 from psn_tutorial.runs.folder import RunFolder  # noqa: E402
 from psn_tutorial.tasks.base import Verdict  # noqa: E402
 from psn_tutorial.tasks.files import write_problems
@@ -104,6 +115,29 @@ def test_train_leaves_an_adapter_that_peft_puts_onto_the_base(psn, words, langua
     ids = torch.tensor([tokenizer("What is 7 + 7?")["input_ids"]])
     with torch.no_grad():
         assert torch.equal(forward(exported, ids), forward(policy, ids))
+
+
+@pytest.mark.parametrize("family", ["smollm2", "llama"])
+def test_models_without_a_padding_token_of_their_own_run(psn, words, language_model, tmp_path, family):
+    """SmolLM2 pads with the token that ends its turns; Llama has no padding token, and a beginning-of-text token that
+    its tokenizer writes and its template too. Both are Llamas. 4 steps with an adapter, and an evaluation."""
+    _, qwen = load(language_model)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=qwen.backend_tokenizer, eos_token="<|im_end|>")
+    tokenizer.chat_template, marks = qwen.chat_template, {"pad_token": "<|im_end|>"}
+    if family == "llama":
+        marks = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    tokenizer.add_special_tokens(marks)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=2, **sizes))
+    save_policy(Policy(model, tokenizer), tmp_path / "base")
+    assert load(tmp_path / "base").tokenizer.pad_token == (None if family == "llama" else "<|im_end|>")
+    code, out, err = psn(*[tmp_path / "base" if word == language_model else word for word in words], "--out", "run")
+    assert code == 0 and "pass@1" in out, err
+    (policy, tokenizer), step = policy_and_step("run")
+    assert step == 4 and tokenizer.pad_token == (None if family == "llama" else "<|im_end|>")
 
 
 def test_a_killed_run_goes_on_to_the_same_end(psn, words, tmp_path):
