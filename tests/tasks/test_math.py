@@ -22,6 +22,7 @@ from psn_tutorial.tasks.math import (
     SOURCES,
     ContradictionWarning,
     Math,
+    UnclearAnswerWarning,
     load_problems,
     verify_many,
     verify_math,
@@ -566,3 +567,47 @@ def test_the_splits_are_disjoint_and_have_every_topic_and_level():
     assert sorted(train + held_out, key=lambda p: p.id) == sorted(OWN, key=lambda p: p.id)
     for some in (train, held_out):
         assert {p.topic for p in some} == TOPICS and {p.level for p in some} == {1, 2, 3, 4, 5}
+
+
+# Reference answers that cannot be judged, and tolerances
+
+
+def write(path, *answers, **more):
+    rows = [{"question": f"Number {n}?", "answer": answer, **more} for n, answer in enumerate(answers)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_problem_whose_answer_cannot_be_judged_is_left_out_and_told(tmp_path):
+    path = write(
+        tmp_path / "minerva.jsonl", "7", r"$f(x)=a x+b$, where $b$ is an arbitrary integer", "x+1", r"\frac{1}{2"
+    )
+    with pytest.warns(UnclearAnswerWarning) as told:
+        problems = load_problems("mine", path=path)
+    assert [problem.answer for problem in problems] == ["7", "x+1"]
+    (warning,) = told
+    assert str(warning.message) == (
+        "minerva.jsonl line 2: the reference answer '$f(x)=a x+b$, where $b$ is an arbitrary integer' "
+        "cannot be judged: the words 'where' cannot be compared. The problem is left out; so are 1 more of the 4 problems"
+    )
+
+
+def test_a_file_without_an_answer_that_can_be_judged_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"line 1: .* cannot be judged: math-verify cannot read it; nor can any other"):
+        load_problems("mine", path=write(tmp_path / "bad.jsonl", r"\frac{1}{2", r"x^2+"))
+
+
+@pytest.mark.parametrize(("error", "tolerance"), [("1e-1", 0.1), (0.02, 0.02), ("0.1,0.01", 0.01), ("", 0.0)])
+def test_the_field_error_is_a_tolerance(tmp_path, error, tolerance):
+    task = Math()
+    (problem,) = load_problems("olympiad", path=write(tmp_path / "o.jsonl", "3.0", error=error))
+    assert problem.tolerance == tolerance
+    assert task.from_json(task.to_json(problem), "here") == problem
+    assert task.verify(rf"\boxed{{{3 + tolerance / 2}}}", problem).correct
+    assert not task.verify(rf"\boxed{{{3 + tolerance * 2 + 0.01}}}", problem).correct
+
+
+@pytest.mark.parametrize("error", ["wide", -1, "1e400", True, [1]])
+def test_a_tolerance_that_is_none(tmp_path, error):
+    with pytest.raises(UserError, match=r"line 1: error must be a number >= 0, how far an answer may lie from it"):
+        load_problems("olympiad", path=write(tmp_path / "o.jsonl", "3.0", error=error))
