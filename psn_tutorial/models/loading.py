@@ -72,7 +72,8 @@ def load_checkpoint(name: str, what: str, allowed: str, **settings: Any) -> Poli
             )
             folder = Path(cached_file(MODELS.get(name, name), "config.json", local_files_only=True)).parent
     except Exception as error:  # the hub, transformers, safetensors and json raise a dozen different types here
-        failed = f"checkpoint {name!r} cannot be loaded" if local else f"{what} must be {allowed}, got {name!r}"
+        known = local or name in MODELS
+        failed = f"checkpoint {name!r} cannot be loaded" if known else f"{what} must be {allowed}, got {name!r}"
         raise UserError(f"{failed}: {reason(error)}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UserError(f"{name!r} is an adapter: download it, and give its folder")
