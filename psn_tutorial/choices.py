@@ -7,6 +7,7 @@ Apart from the functions that they choose between, so that a command line and a 
 TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
 CARRIERS = ("auto", "weights", "dense", "lowrank")
 SPREADS = ("pooled", "per_group")
+LARGEST_SIGMA = 1e6  # beyond, weights and sums of squares leave the range of their types
 # importance correction
 LEVELS = ("token", "sequence")
 CORRECTIONS = (*LEVELS, "none")

@@ -12,6 +12,7 @@ from psn_tutorial.choices import (
     CORRECTIONS,
     DEVICES,
     DIRECTIONS,
+    LARGEST_SIGMA,
     MODES,
     PROBES,
     SPREADS,
@@ -20,6 +21,8 @@ from psn_tutorial.errors import UserError, check_choice, check_positive, check_r
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
 from psn_tutorial.tasks.registry import TASKS, get_task
+
+LARGEST_RANK = 2**14  # above the width of any model here
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class TrainConfig(ScheduleConfig):
             check_choice(name, getattr(self, name), allowed)
         for name in ("steps", "prompts", "draws", "noise_rank", "updates", "micro_batch", "save_every"):
             check_range(name, getattr(self, name), low=1, whole=True)
+        check_range("noise_rank", self.noise_rank, high=LARGEST_RANK, whole=True)
         check_range("seed", self.seed, low=0, whole=True)
         check_range("group", self.group, low=2, whole=True)
         most = self.group if self.advantage == "pass_at_k" else None  # without it, k is of no account
@@ -101,6 +105,8 @@ class TrainConfig(ScheduleConfig):
             check_positive("sampling_temperature", self.sampling_temperature)
         for name in ("kl_coef", "entropy_coef", "clip_high"):
             check_range(name, getattr(self, name), low=0)
+        for name in ("sigma", "sigma_end", "sigma_high"):
+            check_range(name, getattr(self, name), high=LARGEST_SIGMA)
         check_range("clip_low", self.clip_low, low=0, high=1)
         if self.encoder == "auto":
             raise UserError("encoder must name one encoder, so that a resumed run goes on with the same, got 'auto'")
@@ -197,6 +203,7 @@ class RunConfig(TrainConfig):
         super().__post_init__()
         for name in ("eval_every", "lora_rank"):
             check_range(name, getattr(self, name), low=0, whole=True)
+        check_range("lora_rank", self.lora_rank, high=LARGEST_RANK, whole=True)
         check_positive("lora_alpha", self.lora_alpha)
         check_choice("compute", self.compute, COMPUTE_TYPES)
         check_choice("device", self.device, DEVICES)

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psn_tutorial.choices import CARRIERS, TARGETS
-from psn_tutorial.errors import UserError, check_choice, check_count
+from psn_tutorial.choices import CARRIERS, LARGEST_SIGMA, TARGETS
+from psn_tutorial.errors import UserError, check_choice, check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class NoiseConfig:
         return cls(sigma, **{name: getattr(config, name) for name in names}, rank=config.noise_rank)
 
     def __post_init__(self):
-        if not 0 <= self.sigma < float("inf"):
-            raise UserError(f"sigma must be a finite number >= 0, got {self.sigma}")
+        check_range("sigma", self.sigma, low=0, high=LARGEST_SIGMA)
         check_choice("carrier", self.carrier, CARRIERS)
         check_count("rank", self.rank)
 

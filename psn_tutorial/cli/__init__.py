@@ -42,6 +42,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and never raises for a user's mistake."""
     words = list(sys.argv[1:] if words is None else words)
     try:
+        if any("\0" in word for word in words):  # from Python alone; no name of a file may hold one
+            raise UserError("no word of a command line may hold a null character")
         with warnings.catch_warnings():
             _say_warnings_in_one_line()
             code = _dispatch(words)

@@ -230,6 +230,9 @@ def save_policy(policy: Policy, folder: Path) -> None:
 
 
 def require_new(folder: Path) -> None:
-    """Raise UserError unless ``folder`` is missing or an empty folder."""
+    """Raise UserError unless ``folder`` is an empty folder, or is missing and can be made."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already exists and is not empty; choose another folder")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"cannot make the folder {folder}: {above} is a file")

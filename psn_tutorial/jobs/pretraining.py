@@ -184,6 +184,8 @@ class PretrainingJob:
     def resume(cls, folder: str | Path) -> "PretrainingJob":
         """Go on with the run record in ``folder``. Raises UserError when it is finished."""
         run = RunFolder.open(folder)
+        if "demonstrations" not in run.config:
+            raise UserError(f"{folder} is no run of pre-training")
         config = from_mapping(PretrainConfig, run.config, str(run.path / "config.json"))
         if (run.path / "eval.json").is_file():
             raise UserError(f"the base policy of {folder} is finished")

@@ -6,6 +6,7 @@ for bit.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,10 @@ class TrainingJob:
         return job
 
     def go_on(self, run: RunFolder) -> None:
-        """Take up a run that was begun with these settings. Raises UserError as ``resume``."""
+        """Take up a run that was begun with these settings. Raises UserError as ``resume``, before anything changes."""
         self.trainer.run = run
+        path = run.path / "eval.json"
+        evaluations = EvaluationRecord.read(path) if path.is_file() else self.record
         checkpoint = run.resume()
         if checkpoint:
             try:
@@ -82,7 +85,8 @@ class TrainingJob:
                     f"the checkpoint of step {checkpoint.step} in {run.path} is foreign: {str(error).splitlines()[0]}"
                 ) from None
             self._saved = checkpoint.step
-        self.record = self._evaluations_until(self._saved)
+        kept = {step: results for step, results in evaluations.steps.items() if step <= self._saved}
+        self.record = replace(evaluations, steps=kept)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -127,12 +131,6 @@ class TrainingJob:
         if step % config.save_every and step not in (config.steps, self._saved):
             self.trainer.save()
             self._saved = step
-
-    def _evaluations_until(self, step: int) -> EvaluationRecord:
-        path = self.run.path / "eval.json"
-        record = EvaluationRecord.read(path) if path.is_file() else self.record
-        kept = {s: results for s, results in record.steps.items() if s <= step}
-        return EvaluationRecord(record.task, record.samples, record.temperature, record.seed, kept)
 
 
 def export(job: TrainingJob) -> Path:

@@ -5,6 +5,7 @@ are only reported in its log. Here they are errors. No pickle is read and no cod
 """
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -96,6 +97,7 @@ def load_tokenizer(name: str, folder: Path, model: nn.Module) -> PreTrainedToken
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             # Without the token for unknown words: some classes add one of their own, which no text becomes.
             largest = max(i for token, i in tokenizer.get_vocab().items() if token != tokenizer.unk_token)
+            _try(tokenizer)
     except Exception as error:  # as above
         raise UserError(f"the tokenizer of checkpoint {name!r} cannot be loaded: {reason(error)}") from error
     rows = model.get_input_embeddings().num_embeddings
@@ -103,6 +105,25 @@ def load_tokenizer(name: str, folder: Path, model: nn.Module) -> PreTrainedToken
         raise UserError(f"checkpoint {name!r}: the tokenizer has ids up to {largest}, and the embedding {rows} rows")
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _try(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read a text: some faults show only then. Raises whatever goes wrong.
+
+    The tokenizers library panics where a token that it adds is missing, and writes pages to the error output itself.
+    """
+    error_output, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        tokenizer(["a", "b"])
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # which is no Exception
+            raise
+        raise ValueError(str(error)) from None
+    finally:
+        os.dup2(error_output, 2)
+        os.close(error_output)
+        os.close(nowhere)
 
 
 def check_weights(

@@ -156,7 +156,7 @@ def _comparable(
         first = f"{rows[bad[0]][0]}: the reference answer {shown(answer)} cannot be judged: {reasons[answer]}"
         if len(bad) == len(problems):
             raise UserError(f"{first}; nor can any other of the {len(bad)}")
-        more = f"; so are {len(bad) - 1} more of the {len(problems)} problems" if len(bad) > 1 else ""
+        more = f", as {len(bad) - 1} more of the {len(problems)} are" if len(bad) > 1 else ""
         warnings.warn(f"{first}. The problem is left out{more}", UnclearAnswerWarning, stacklevel=4)
     kept = [number for number in range(len(problems)) if number not in set(bad)]
     return [rows[number] for number in kept], [problems[number] for number in kept]

@@ -57,10 +57,10 @@ def guarded(parse_expr: Callable[..., Any]) -> Callable[..., Any]:
 @lru_cache(maxsize=256)  # the G responses to one problem share its answer
 def read_gold(gold: str) -> list[Any]:
     """What math-verify makes of a reference answer: as it stands in a data set, a number or LaTeX."""
-    return read(bare(plain(gold)))
+    return read_latex(bare(plain(gold)))
 
 
-def read(latex: str) -> list[Any]:
+def read_latex(latex: str) -> list[Any]:
     """[expression, text] of an answer that math-verify reads as a whole, [text] of any other, [] of none."""
     from math_verify import LatexExtractionConfig, parse
 
@@ -77,7 +77,7 @@ def read(latex: str) -> list[Any]:
 def check_gold(gold: str) -> tuple[bool, str]:
     """(True, "") where an answer can be compared with the whole of this reference answer; else (False, why not)."""
     text = bare(plain(gold))
-    expected = read(text)
+    expected = read_latex(text)
     if not expected:
         return False, "nothing in it can be read"
     if lost := CONDITION.search(text) or LOST.search(text):
@@ -100,7 +100,7 @@ def judge(response: str, gold: str, tolerance: float = 0.0) -> tuple[bool, str]:
     answer = find_answer(response)
     if answer.reason:
         return False, answer.reason
-    found = read(answer.latex[0]) if answer.latex else parse(answer.prose, parsing_timeout=None)
+    found = read_latex(answer.latex[0]) if answer.latex else parse(answer.prose, parsing_timeout=None)
     if not found:
         return False, "no answer found"
     if any(same(bare(plain(gold)), latex, tolerance) for latex in answer.latex[: 2 if _is_list(expected) else 1]):
@@ -119,7 +119,7 @@ def same(gold: str, latex: str, tolerance: float) -> bool:
         return True
     without = [re.sub(r"\s*\\?%\Z", "", text) for text in (gold, latex)]
     pairs = [(gold, latex)] if (without[0] == gold) is (without[1] == latex) else [(gold, latex), tuple(without)]
-    return any(equal(read(expected), read(found), tolerance) for expected, found in pairs)
+    return any(equal(read_latex(expected), read_latex(found), tolerance) for expected, found in pairs)
 
 
 def equal(expected: list[Any], found: list[Any], tolerance: float) -> bool:

@@ -588,7 +588,7 @@ def test_a_problem_whose_answer_cannot_be_judged_is_left_out_and_told(tmp_path):
     (warning,) = told
     assert str(warning.message) == (
         "minerva.jsonl line 2: the reference answer '$f(x)=a x+b$, where $b$ is an arbitrary integer' "
-        "cannot be judged: the words 'where' cannot be compared. The problem is left out; so are 1 more of the 4 problems"
+        "cannot be judged: the words 'where' cannot be compared. The problem is left out, as 1 more of the 4 are"
     )
 
 
