@@ -36,7 +36,7 @@ evaluated on are never demonstrated.""",
         only(args, "resume", "out")
     else:
         task = getattr(args, "task", "countdown")
-        config = from_flags(PretrainConfig, args, {base.task: base for base in BASES.values()}.get(task))
+        config = from_flags(PretrainConfig, args, next((base for base in BASES.values() if base.task == task), None))
 
     # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.jobs.interrupt import Stop

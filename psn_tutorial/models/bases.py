@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psn_tutorial.errors import UserError, check_choice, check_count, check_positive
+from psn_tutorial.errors import UserError, check_choice, check_count, check_positive, check_range
 from psn_tutorial.settings import option
 from psn_tutorial.tasks.files import DATA
 from psn_tutorial.tasks.registry import TASKS
 
 ARCHITECTURES = ("qwen2", "qwen3")
+LARGEST = 2**14  # of any size: no model is wider or deeper, and to try would take forever
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TinyConfig:
         check_choice("architecture", self.architecture, ARCHITECTURES)
         for name in ("hidden", "layers", "heads", "kv_heads", "ff", "positions"):
             check_count(name, getattr(self, name))
+            check_range(name, getattr(self, name), high=LARGEST, whole=True)
         if self.hidden % self.heads or self.heads % self.kv_heads:
             raise UserError(
                 "hidden must be a multiple of heads and heads of kv_heads, "

@@ -50,6 +50,9 @@ def places(tmp_path):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "broken.jsonl").write_text('{"digits": [1, 2, 3, 4, 5, 6]}\n{"digits": [1, 2, 3\n')
     (tmp_path / "none.jsonl").write_text("")
+    (tmp_path / "odd").mkdir()
+    for name in ("config.json", "provenance.json"):
+        (tmp_path / "odd" / name).write_text("{}")
     (tmp_path / "cut").mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base_folder("rules") / name, tmp_path / "cut")
@@ -124,7 +127,11 @@ CHAIN_BASE = base_folder("chain")
         ("pretrain --model-heads 0", "heads must be a whole number >= 1, got 0"),
         ("pretrain --task chain --out taken", "taken already exists and is not empty; choose another folder"),
         ("pretrain --task chain --record taken", "taken already exists and is not empty; choose another folder"),
+        ("pretrain --model-layers 99999999999", "layers must be a whole number <= 16384, got 99999999999"),
+        ("pretrain --task=--", "task must be a text, got []"),
         ("pretrain --resume taken", "taken is not a run folder: it has no config.json"),
+        ("pretrain --resume odd", "odd is no run of pre-training"),
+        ("train --lora-rank 99999999999", "lora_rank must be a whole number <= 16384, got 99999999999"),
         ("doctor --onlin", "unknown flag '--onlin'"),
     ],
 )
