@@ -143,7 +143,7 @@ def test_a_file_as_other_programs_write_it_is_read(data, tmp_path):
     ("data", "sentence"),
     [
         (b"PAR1\x15\x04", "problems.json is a Parquet file: problems stand in a text file in UTF-8, one JSON object"),
-        (gzip.compress(LINES), "problems.json is compressed with gzip: problems stand in a text file"),
+        (gzip.compress(LINES, mtime=0), "problems.json is compressed with gzip: problems stand in a text file"),
         (b"PK\x03\x04\x14\0", "problems.json is a zip file"),
         (LINES.decode().encode("utf-16"), "problems.json is text in UTF-16"),
         (
