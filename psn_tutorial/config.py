@@ -17,7 +17,7 @@ from psn_tutorial.choices import (
     PROBES,
     SPREADS,
 )
-from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
+from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, check_seed
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
 from psn_tutorial.tasks.registry import TASKS, get_task
@@ -33,8 +33,8 @@ class TrainConfig(ScheduleConfig):
     task: str = option("countdown", "what to train on", TASKS)
     base: str | None = option(
         None,
-        "what to start from: a checkpoint folder, a run, an adapter's folder of peft, or a short name such as "
-        "qwen2.5-0.5b-instruct; none: the shipped base of the task",
+        "what to start from: a checkpoint folder, a GGUF file, a run, an adapter's folder of peft, or a short name "
+        "such as qwen2.5-0.5b-instruct; none: the shipped base of the task",
     )
     seed: int = option(0, "seed of problems, sampling and noise")
     steps: int = option(300, "rollout batches, each followed by its updates")
@@ -95,7 +95,7 @@ class TrainConfig(ScheduleConfig):
         for name in ("steps", "prompts", "draws", "noise_rank", "updates", "micro_batch", "save_every"):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_range("noise_rank", self.noise_rank, high=LARGEST_RANK, whole=True)
-        check_range("seed", self.seed, low=0, whole=True)
+        check_seed(self.seed)
         check_range("group", self.group, low=2, whole=True)
         most = self.group if self.advantage == "pass_at_k" else None  # without it, k is of no account
         check_range("pass_k", self.pass_k, low=1, high=most, whole=True)
@@ -161,8 +161,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASKS)
         check_choice("device", self.device, DEVICES)
-        for name in ("samples", "seed"):
-            check_range(name, getattr(self, name), low=0, whole=True)
+        check_range("samples", self.samples, low=0, whole=True)
+        check_seed(self.seed)
         check_range("batch", self.batch, low=1, whole=True)
         check_positive("temperature", self.temperature)
         if self.eval_problems is not None:

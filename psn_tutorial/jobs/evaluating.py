@@ -8,7 +8,7 @@ from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
-from psn_tutorial.jobs.policies import check_words, fingerprint, policy_and_step, starting_policy
+from psn_tutorial.jobs.policies import check_words, fingerprint, policy_and_step, source_of_base, starting_policy
 from psn_tutorial.jobs.problems import held_out_problems
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.runs.folder import RunFolder
@@ -37,7 +37,8 @@ def evaluate_policy(
     loaded, step = (starting_policy(policy), 0) if begins else policy_and_step(policy, config.device, four_bit)
     check_policy(loaded, task, problems)
     settings = {**to_mapping(config), "policy_sha256": fingerprint(loaded.model)}
-    run = open_or_create(folder, settings, command)
+    source = {} if begins else source_of_base(policy)
+    run = open_or_create(folder, settings, command, source)
     path = run.path / "eval.json"
     if not path.is_file():
         record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
@@ -57,14 +58,19 @@ def check_policy(policy: Policy, task: Task, problems: Sequence[Any]) -> None:
     task.verify_many([""], problems[:1])
 
 
-def open_or_create(folder: str | Path, settings: dict[str, Any], command: Sequence[str] | None = None) -> RunFolder:
-    """The run in ``folder``, made now or earlier with the very same settings.
+def open_or_create(
+    folder: str | Path,
+    settings: dict[str, Any],
+    command: Sequence[str] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> RunFolder:
+    """The run in ``folder``, made now or earlier with the very same settings; ``facts`` join the provenance.
 
     Raises UserError naming the first setting in which an existing run differs.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        return RunFolder.create(folder, settings, command)
+        return RunFolder.create(folder, settings, command, facts)
     run = RunFolder.open(folder)
     defaults = to_mapping(RunConfig())  # what a setting was before it existed
     for name in dict.fromkeys((*settings, *run.config)):

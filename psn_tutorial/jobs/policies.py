@@ -20,6 +20,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.models.adapters import Adapter, is_adapter, load_adapter, read_adapter
 from psn_tutorial.models.bases import base_folder
+from psn_tutorial.models.gguf import folder_of, is_gguf, source_of
 from psn_tutorial.models.loading import MODELS, quiet
 from psn_tutorial.models.policy import Policy, unknown_token
 from psn_tutorial.models.qlora import ADAPTED, QLoRAConfig, load_base, load_qlora, restore_weights
@@ -111,6 +112,11 @@ def _folder_of_weights(base: str | Path) -> str | Path:
     if not (Path(base) / "policy").is_dir():
         raise UserError(f"the run {base} has not written its policy yet: finish it with --resume {base}")
     return Path(base) / "policy"
+
+
+def source_of_base(base: Any) -> dict[str, Any]:
+    """{"base": what a GGUF file says of itself, and its SHA-256}, for a record's provenance; {} for any other base."""
+    return {"base": source_of(folder_of(base))} if isinstance(base, str | Path) and is_gguf(base) else {}
 
 
 def is_run(folder: str | Path) -> bool:

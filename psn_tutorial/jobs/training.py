@@ -16,7 +16,7 @@ from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.evaluating import check_policy
 from psn_tutorial.jobs.interrupt import Stop
-from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, starting_policy
+from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, source_of_base, starting_policy
 from psn_tutorial.jobs.problems import check_apart, held_out_problems, training_problems
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.runs.folder import RunFolder
@@ -54,7 +54,7 @@ class TrainingJob:
     def start(cls, folder: str | Path, config: RunConfig, command: Sequence[str] | None = None) -> "TrainingJob":
         """Begin a run in a new folder. ``command`` is the argument list that asked for it."""
         job = cls(config)
-        job.trainer.run = RunFolder.create(folder, job.settings, command)
+        job.trainer.run = RunFolder.create(folder, job.settings, command, source_of_base(base_of(config)))
         return job
 
     @classmethod

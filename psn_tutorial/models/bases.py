@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psn_tutorial.errors import UserError, check_choice, check_count, check_positive, check_range
+from psn_tutorial.errors import UserError, check_choice, check_count, check_positive, check_range, check_seed
 from psn_tutorial.settings import option
 from psn_tutorial.tasks.files import DATA
 from psn_tutorial.tasks.registry import TASKS
@@ -69,8 +69,8 @@ class PretrainConfig:
         check_choice("task", self.task, TASKS)
         for name in ("problems", "demonstrations", "steps", "batch"):
             check_count(name, getattr(self, name))
-        for name in ("warmup", "seed"):
-            check_count(name, getattr(self, name), low=0)
+        check_count("warmup", self.warmup, low=0)
+        check_seed(self.seed)
         check_positive("lr", self.lr)
 
 

@@ -20,6 +20,7 @@ from transformers.utils import cached_file, logging
 
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.models.decoder import decoder_of
+from psn_tutorial.models.gguf import folder_of, is_gguf
 from psn_tutorial.models.policy import Policy
 
 # The small Qwens this project is written for, by the name a reader would type.
@@ -39,7 +40,7 @@ OLD_BUFFERS = re.compile(r"(^|\.)(self_attn|attn|attention)\.(masked_)?bias$")  
 
 
 def load_checkpoint(name: str, what: str, allowed: str, **settings: Any) -> Policy:
-    """The model and the tokenizer of a checkpoint folder, of a short name of ``MODELS``, or of a name of the hub.
+    """The model and tokenizer of a checkpoint folder, a GGUF file, a short name of ``MODELS``, or a name of the hub.
 
     Args:
         what, allowed: the sentence for a ``name`` that leads nowhere: "<what> must be <allowed>, got <name>".
@@ -51,16 +52,17 @@ def load_checkpoint(name: str, what: str, allowed: str, **settings: Any) -> Poli
     Raises:
         UserError: there is no such checkpoint; it cannot be read; it lacks weights, or holds others than the model's
             or others than finite numbers; its tokenizer is missing or has more tokens than the embedding has rows; its
-            architecture is unknown.
+            architecture is unknown. Of a GGUF file also see :func:`psn_tutorial.models.gguf.folder_of`.
     """
-    local = Path(name).exists()
-    if local and not (Path(name) / "config.json").is_file():
+    place = str(folder_of(name)) if is_gguf(name) else MODELS.get(name, name)
+    local = Path(place).exists()
+    if local and not (Path(place) / "config.json").is_file():
         raise UserError(f"{what} must be {allowed}, got {name!r}")
-    if local and not any(Path(name).glob("*.safetensors")) and any(Path(name).glob("pytorch_model*.bin")):
+    if local and not any(Path(place).glob("*.safetensors")) and any(Path(place).glob("pytorch_model*.bin")):
         raise UserError(
             f"checkpoint {name!r} holds its weights as a pickle, which can run code: save it as safetensors"
         )
-    source = {"pretrained_model_name_or_path": MODELS.get(name, name), "local_files_only": local}
+    source = {"pretrained_model_name_or_path": place, "local_files_only": local}
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -71,7 +73,7 @@ def load_checkpoint(name: str, what: str, allowed: str, **settings: Any) -> Poli
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are told below, by name
             )
-            folder = Path(cached_file(MODELS.get(name, name), "config.json", local_files_only=True)).parent
+            folder = Path(cached_file(place, "config.json", local_files_only=True)).parent
     except Exception as error:  # the hub, transformers, safetensors and json raise a dozen different types here
         known = local or name in MODELS
         failed = f"checkpoint {name!r} cannot be loaded" if known else f"{what} must be {allowed}, got {name!r}"
@@ -84,6 +86,7 @@ def load_checkpoint(name: str, what: str, allowed: str, **settings: Any) -> Poli
     _check_quantisation(name, model, "quantization_config" in settings)
     _check_numbers(name, folder, model)
     _check_ends(name, folder)
+    model.name_or_path = name  # what peft writes beside an adapter, rather than a folder of the cache
     return Policy(model.eval(), load_tokenizer(name, folder, model))
 
 

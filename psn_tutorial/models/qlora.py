@@ -24,6 +24,7 @@ from psn_tutorial.models.loading import MODELS, load_checkpoint
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.settings import option
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a package that it does not need
 COMPUTE = {name: getattr(torch, name) for name in COMPUTE_TYPES}
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -32,7 +33,9 @@ ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class QLoRAConfig:
     """Which base, and which adapter on it."""
 
-    base: str = option("qwen2.5-0.5b-instruct", "a short name of MODELS, a hub name, or a checkpoint folder")
+    base: str = option(
+        "qwen2.5-0.5b-instruct", "a short name of MODELS, a hub name, a checkpoint folder or a GGUF file"
+    )
     four_bit: bool = option(True, "round the base's linear layers to NF4; else they keep the compute type")
     double_quant: bool = option(True, "round the scales of the blocks too")
     compute: str = option("bfloat16", "type of everything that is not 4-bit", tuple(COMPUTE))
@@ -63,14 +66,13 @@ def load_base(config: QLoRAConfig, device: str = "cpu") -> Policy:
     settings = {"dtype": COMPUTE[config.compute], "device_map": {"": device}}
     if config.four_bit:
         settings["quantization_config"] = _nf4(config)
-    allowed = f"one of {', '.join(MODELS)}, a hub name or a checkpoint folder that can be loaded"
+    allowed = f"one of {', '.join(MODELS)}, a hub name, a checkpoint folder or a GGUF file that can be loaded"
     model, tokenizer = load_checkpoint(config.base, "base", allowed, **settings)
     keep_gradients_right_on_cpu(model)
     return Policy(model.requires_grad_(False), tokenizer)
 
 
 def _nf4(config: QLoRAConfig):
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a package it does not need
     try:
         import bitsandbytes  # noqa: F401
         from transformers import BitsAndBytesConfig

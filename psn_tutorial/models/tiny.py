@@ -85,13 +85,14 @@ def build_text_tokenizer(texts: Iterable[str], vocabulary: int = 512) -> Qwen2To
 
 
 def load(name: str | Path) -> Policy:
-    """A checkpoint folder, or a hub model by its short name: float32 model in eval mode, and its tokenizer.
+    """A checkpoint folder, a GGUF file, or a hub model by its short name: a float32 model in eval mode, and its
+    tokenizer.
 
     Raises:
         UserError: there is no such checkpoint, or one that cannot be read whole
             (:func:`psn_tutorial.models.loading.load_checkpoint` lists what is refused).
     """
-    allowed = f"a folder with a config.json as transformers saves it, or one of {', '.join(MODELS)}"
-    if str(name) not in MODELS and not Path(name).is_dir():
+    allowed = f"a folder with a config.json as transformers saves it, a GGUF file, or one of {', '.join(MODELS)}"
+    if str(name) not in MODELS and not Path(name).exists():
         raise UserError(f"checkpoint must be {allowed}, got {str(name)!r}")
     return load_checkpoint(str(name), "checkpoint", allowed, dtype=torch.float32)

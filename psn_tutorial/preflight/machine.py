@@ -28,6 +28,7 @@ EXTRAS = {
     "jupyterlab": ("notebooks", "the notebooks"),
     "peft": ("qlora", "LoRA adapters on larger models"),
     "bitsandbytes": ("qlora", "4-bit base models"),
+    "gguf": ("gguf", "GGUF files as base models"),
     "math-verify": ("math", "answers to mathematical problems"),
     "tensorboard": ("tensorboard", "the curves of a run"),
     "sentence-transformers": ("embeddings", "the similarity signal on sentences"),

@@ -63,8 +63,15 @@ class RunFolder:
         self._stood = False  # an empty folder was there before
 
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, Any], command: Sequence[str] | None = None) -> "RunFolder":
-        """Make the run folder ``path``. ``command`` is the argument list that asked for it.
+    def create(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        command: Sequence[str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> "RunFolder":
+        """Make the run folder ``path``. ``command`` is the argument list that asked for it; ``facts`` join the
+        provenance.
 
         Raises UserError when ``path`` holds anything already, or cannot be written.
         """
@@ -76,13 +83,13 @@ class RunFolder:
             )
         if path.exists() and not path.is_dir():
             raise UserError(f"the run folder {path} cannot be made: a file of that name exists")
-        facts, stood = provenance(command), path.is_dir()
+        known, stood = provenance(command) | dict(facts or {}), path.is_dir()
         with in_words(f"the run folder {path}", "nothing was changed"):
             path.parent.mkdir(parents=True, exist_ok=True)
             # The folder gets its name when it is complete, so that an incomplete run is never seen.
             with new_folder(path.parent / f".{path.name}.new") as folder:
                 write_bytes(folder / "config.json", json_bytes(config))
-                write_bytes(folder / "provenance.json", json_bytes(facts))
+                write_bytes(folder / "provenance.json", json_bytes(known))
                 write_bytes(folder / "steps.jsonl", b"")
                 (folder / "checkpoints").mkdir()
                 sync_folder(folder)
