@@ -101,7 +101,8 @@ def _typed(name: str, value: Any, hint: Any, where: str, start: Any = None) -> A
     if kind is float and type(value) is int:
         value = _prefixed(where, _as_float, name, value)
     # type() and not isinstance(): True is an int to Python, and never a step count to a reader.
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    # An empty name of a file would count as none.
+    if type(value) is not kind or (kind is float and not math.isfinite(value)) or (optional and value == ""):
         wanted = KINDS[kind] + (" or null" if optional else "")
         raise UserError(f"{where}: {name} must be {wanted}, got {shown(value)}")
     return value

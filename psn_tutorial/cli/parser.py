@@ -35,6 +35,9 @@ class Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings]
             what = "flag" if flag.startswith("-") else "word"
             raise UserError(f"unknown {what} {flag!r}{suggest(flag, known)}; see {self.prog} --help")
+        for name, value in vars(args).items():
+            if value == "":  # of a variable that the shell does not know; it must not count as not given
+                raise UserError(f"{name} must not be empty; see {self.prog} --help")
         return args
 
 

@@ -25,9 +25,36 @@ from psn_tutorial.tasks.notation import NUMBER
 from psn_tutorial.tasks.questions import Problem, read_row
 from psn_tutorial.tasks.verifier import Verifier
 
-# "qwen-boxed" of SimpleRL-Zoo (hkust-nlp/simpleRL-reason, examples/simplelr_math_eval/utils.py)
-SYSTEM = "You are a helpful assistant."
-INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+class Style(NamedTuple):
+    """How an answer is asked for. Fields of a Problem stand in braces: {0.question}."""
+
+    system: str
+    question: str
+    answer: str  # of a worked example
+
+
+STYLES = {
+    # "qwen-boxed" of SimpleRL-Zoo (hkust-nlp/simpleRL-reason, examples/simplelr_math_eval/utils.py)
+    "steps": Style(
+        "You are a helpful assistant.",
+        "{0.question}\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
+        "{0.solution} The answer is \\boxed{{{0.answer}}}.",
+    ),
+    # short answers, for models and machines that cannot afford long ones
+    "line": Style(
+        "Answer in one line: the calculation, then the result in \\boxed{}.",
+        "{0.question}",
+        "{0.solution} \\boxed{{{0.answer}}}",
+    ),
+}
+ROLES = ("user", "assistant")
+EXAMPLES = (  # of no data set
+    Problem("Tom has 3 pens. He buys 4 more and gives 2 away. How many pens has Tom now?", "5", "3 + 4 - 2 = 5."),
+    Problem("A box holds 6 cans. How many cans do 4 boxes hold?", "24", "4 * 6 = 24."),
+    Problem("Five friends share 30 nuts evenly. How many nuts does each get?", "6", "30 / 5 = 6."),
+    Problem("Mia reads 12 pages a day for 3 days, and 5 more. How many is that?", "41", "3 * 12 + 5 = 41."),
+)
 
 VERIFIER = Verifier()  # its processes start with the first answer
 
@@ -172,6 +199,8 @@ class Math(Task[Problem]):
     source, split, path: what ``generate`` draws from, as for ``load_problems``.
     completion: tokens that an answer may have.
     worked: share of the demonstrations that show the solution; the others give the answer at once.
+    style: of the answer that the prompt asks for, "steps" or "line" (see STYLES).
+    examples: how many of EXAMPLES stand before the question, each with its answer in that style.
     """
 
     name: ClassVar[str] = "math"
@@ -181,10 +210,18 @@ class Math(Task[Problem]):
     path: str | None = None
     completion: int = 1024
     worked: float = 1.0
+    style: str = "steps"
+    examples: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in (("source", str), ("split", str | None), ("path", str | Path | None)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or value == "":
+                raise UserError(f"{name} must be a text, got {shown(value)}")
         check_integer("completion", self.completion, 1, 10**6)
         check_range("worked", self.worked, low=0, high=1)
+        check_choice("style", self.style, STYLES)
+        check_integer("examples", self.examples, 0, len(EXAMPLES))
 
     @property
     def base(self) -> str:
@@ -224,16 +261,16 @@ class Math(Task[Problem]):
         return folded(problem.question)
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
-        """The prompt as a conversation, for a tokenizer's chat template."""
-        return [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": f"{problem.question}\n{INSTRUCTION}"},
-        ]
+        """The conversation: what the system says, worked examples, the question."""
+        style = STYLES[self.style]
+        shown = [(self.prompt(example), style.answer.format(example)) for example in EXAMPLES[: self.examples]]
+        turns = [{"role": role, "content": text} for pair in shown for role, text in zip(ROLES, pair, strict=True)]
+        system = {"role": "system", "content": style.system}
+        return [system, *turns, {"role": "user", "content": self.prompt(problem)}]
 
     def prompt(self, problem: Problem) -> str:
-        """Qwen's boxed format: what its chat template makes of ``messages``, up to where the answer begins."""
-        turns = (f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in self.messages(problem))
-        return "".join(turns) + "<|im_start|>assistant\n"
+        """What the user asks; what the model reads is the whole conversation in its own chat template."""
+        return STYLES[self.style].question.format(problem)
 
     def max_tokens(self, problem: Problem) -> int:
         return self.completion

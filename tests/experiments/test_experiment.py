@@ -41,7 +41,7 @@ def test_a_file_of_ones_own():
         (a_file(common={"steps": 2.5}), "arm grpo: steps must be a whole number, got 2.5"),
         (a_file(seeds=[]), "seeds must be different numbers, at least one, got ()"),
         (a_file(seeds=[1, 1]), "seeds must be different numbers, at least one, got (1, 1)"),
-        (a_file(seeds=[-1]), "arm grpo: seed must be a whole number >= 0, got -1"),
+        (a_file(seeds=[-1]), "arm grpo: seed must be a whole number >= 0 and <= 9223372036854775807, got -1"),
         (a_file(frontier=["pass@1"]), "frontier must name two metrics or none, got ('pass@1',)"),
         (a_file(metrics=["sucess"]), "metric must be one of pass, coverage, family_coverage, zero_contrast, success"),
         (a_file(frontier=["pass@1", "pas@2"]), "metric must be one of"),

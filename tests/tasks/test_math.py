@@ -18,8 +18,10 @@ from psn_tutorial.evaluation.results import tally
 from psn_tutorial.tasks import Verdict
 from psn_tutorial.tasks.files import read_problems, write_problems
 from psn_tutorial.tasks.math import (
+    EXAMPLES,
     OWN_SPLITS,
     SOURCES,
+    STYLES,
     ContradictionWarning,
     Math,
     UnclearAnswerWarning,
@@ -378,24 +380,45 @@ def test_the_task_judges_and_says_why():
 # The task
 
 
-def test_the_prompt_is_qwens_boxed_format():
+def test_the_conversation_asks_in_qwens_boxed_format():
     question = "How many \\emph{legs} have {3} ants?"
-    assert TASK.prompt(Problem(question, "18")) == (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n" + question + "\n"
-        "Please reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+    asked = f"{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+    assert TASK.prompt(Problem(question, "18")) == asked
+    system, user = TASK.messages(Problem(question, "18"))
+    assert system == {"role": "system", "content": "You are a helpful assistant."}
+    assert user == {"role": "user", "content": asked}
 
 
-def test_a_chat_template_of_qwen_makes_the_same_of_the_messages():
-    jinja2 = pytest.importorskip("jinja2")
-    template = jinja2.Template(
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
-    problem = OWN[0]
-    assert template.render(messages=TASK.messages(problem), add_generation_prompt=True) == TASK.prompt(problem)
+def test_worked_examples_stand_before_the_question_in_the_style_that_is_asked_for():
+    problem = Problem("How many legs have 3 ants?", "18")
+    system, *shown, last = Math(style="line", examples=2).messages(problem)
+    assert system["content"] == "Answer in one line: the calculation, then the result in \\boxed{}."
+    assert [turn["role"] for turn in shown] == ["user", "assistant"] * 2
+    assert shown[1]["content"] == "3 + 4 - 2 = 5. \\boxed{5}"
+    assert last == {"role": "user", "content": "How many legs have 3 ants?"}
+    _, _, steps, _ = Math(examples=1).messages(problem)
+    assert steps["content"] == "3 + 4 - 2 = 5. The answer is \\boxed{5}."
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_worked_example_is_right(style, example):
+    assert verify_math(STYLES[style].answer.format(example), example.answer)
+    left, right = example.solution.rstrip(".").split(" = ")
+    assert Fraction(eval(left)) == Fraction(right) == Fraction(example.answer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"style": "prose"}, "style must be one of 'steps', 'line', got 'prose'"),
+        ({"examples": 5}, "examples must be a whole number >= 0 and <= 4, got 5"),
+        ({"examples": -1}, "examples must be a whole number >= 0 and <= 4, got -1"),
+    ],
+)
+def test_a_conversation_that_there_is_not(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Math(**settings)
 
 
 def test_the_protocol_of_tasks():
@@ -404,6 +427,9 @@ def test_the_protocol_of_tasks():
     assert task.max_tokens(OWN[0]) == 7 and Math().max_tokens(OWN[0]) == 1024
     with pytest.raises(UserError, match="completion must be a whole number >= 1 and <="):
         Math(completion=0)
+    for wrong in ({"path": 3}, {"path": ""}, {"source": None}, {"split": ["eval"]}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} must be a text, got "):
+            Math(**wrong)
 
 
 def test_problems_are_drawn_by_the_seed_without_repeats():
