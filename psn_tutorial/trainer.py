@@ -24,7 +24,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.importance import ImportanceWeights, importance_weights, mixture_logps
 from psn_tutorial.losses import loss_normaliser, policy_loss
 from psn_tutorial.models.encoders import sentence_encoder
-from psn_tutorial.models.policy import Policy, encode
+from psn_tutorial.models.policy import Policy, asked, encode
 from psn_tutorial.models.qlora import holding, learned_weights, restore_weights
 from psn_tutorial.noise import NoiseConfig, stream
 from psn_tutorial.rollout import Reading, Rollouts, completion_logps, read_completions, responses, sample, spread_draws
@@ -175,7 +175,7 @@ class Trainer:
         draws = spread_draws(config.prompts, group, 1 if probes else config.draws, config.spread)
         return sample(
             self.policy,
-            encode(self.tokenizer, [self.task.prompt(problem) for problem in problems]),
+            encode(self.tokenizer, asked(self.tokenizer, self.task, problems)),
             group,
             self.max_tokens,
             stream(config.seed, "probes" if probes else "sampling", self.step_number),

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation.results import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.policy import Policy, encode, end_tokens, prompt_ids
+from psn_tutorial.models.policy import Policy, asked, encode, end_tokens, prompt_ids
 from psn_tutorial.noise import stream
 from psn_tutorial.rollout import responses, sample
 from psn_tutorial.tasks.base import Task
@@ -57,7 +57,7 @@ def evaluate(
     together = max(1, batch // samples)
     for start in tqdm(range(0, len(problems), together), "evaluating", disable=not progress, leave=False):
         some, texts = problems[start : start + together], []
-        prompts = encode(policy.tokenizer, [task.prompt(problem) for problem in some])
+        prompts = encode(policy.tokenizer, asked(policy.tokenizer, task, some))
         for first in range(0, samples, batch):  # several only where a single problem has more samples than that
             rollouts = sample(
                 policy,

@@ -10,7 +10,8 @@ from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.policies import check_words, fingerprint, policy_and_step, source_of_base, starting_policy
 from psn_tutorial.jobs.problems import held_out_problems
-from psn_tutorial.models.policy import Policy
+from psn_tutorial.models.decoder import decoder_of
+from psn_tutorial.models.policy import Policy, asked, prompt_ids
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Task, get_task
@@ -53,8 +54,16 @@ def evaluate_policy(
 
 
 def check_policy(policy: Policy, task: Task, problems: Sequence[Any]) -> None:
-    """Raise UserError, before anything is written, when a policy cannot read the task or nothing can judge it."""
+    """Raise UserError, before anything is written, when a policy cannot read the task's words, its conversation or its
+    longest problem, or nothing can judge it."""
     check_words(policy.tokenizer, task)
+    lengths = [len(row) for row in prompt_ids(policy.tokenizer, asked(policy.tokenizer, task, problems))]
+    room = decoder_of(policy.model).config.max_position_embeddings
+    if max(lengths) >= room:
+        raise UserError(
+            f"prompts must have fewer than {room} tokens, for which the model was made: problem "
+            f"{shown(task.prompt(problems[lengths.index(max(lengths))]))} has {max(lengths)}"
+        )
     task.verify_many([""], problems[:1])
 
 

@@ -27,7 +27,7 @@ from psn_tutorial.jobs.problems import held_out_problems, training_problems
 from psn_tutorial.models.bases import PretrainConfig
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy
-from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer
+from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer, chatml
 from psn_tutorial.runs.checkpoints import Checkpoint
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.runs.optimizers import pack_optimizer, unpack_optimizer
@@ -41,7 +41,13 @@ def demonstrations(task: Task, config: PretrainConfig, exclude: list) -> list[tu
     rng = random.Random(config.seed)
     problems = task.generate(config.seed, config.problems, exclude=exclude)
     asked = (problems[i % len(problems)] for i in range(config.demonstrations))
-    return [(task.prompt(problem), task.demonstration(problem, rng)) for problem in asked]
+    return [(_prompt(task, problem), task.demonstration(problem, rng)) for problem in asked]
+
+
+def _prompt(task: Task, problem: Any) -> str:
+    """What the model to come will read: its tokenizer, which is still to be learned, will have the template CHATML."""
+    messages = task.messages(problem)
+    return task.prompt(problem) if messages is None else chatml(messages)
 
 
 def tokenizer_for(task: Task, texts: Sequence[tuple[str, Demonstration]]) -> PreTrainedTokenizerFast:

@@ -1,13 +1,14 @@
 """A policy is a language model and the tokenizer that reads and writes for it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.tasks.base import Task
 
 ANSWER = "It is so."  # what the assistant says where a chat template is asked how it ends a turn
 
@@ -29,6 +30,36 @@ class Prompts(NamedTuple):
 
     ids: Tensor
     mask: Tensor
+
+
+def asked(tokenizer: PreTrainedTokenizerBase, task: Task[Any], problems: Sequence[Any]) -> list[str]:
+    """What the model reads of each problem: its conversation in the words of the tokenizer's own chat template, up to
+    where the assistant begins; the prompt as it is where the task has no conversation. Models that can think aloud are
+    told not to.
+
+    Raises:
+        UserError: there is a conversation and no chat template, or the template fails.
+    """
+    return [_conversation(tokenizer, task, problem) or task.prompt(problem) for problem in problems]
+
+
+def _conversation(tokenizer: PreTrainedTokenizerBase, task: Task[Any], problem: Any) -> str:
+    messages = task.messages(problem)
+    if messages is None:
+        return ""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"the tokenizer must have a chat template, for the task {task.name} is a conversation, got none"
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, enable_thinking=False
+        )
+    except Exception as error:  # a template is a program of its own and may raise anything
+        why = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the tokenizer's chat template fails on a conversation of the task {task.name}: {why}"
+        ) from error
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Prompts:

@@ -4,9 +4,10 @@ The model is transformers' own Qwen2 or Qwen3 class with a few small sizes, its 
 checkpoint an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import jinja2
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
@@ -82,6 +83,11 @@ def build_text_tokenizer(texts: Iterable[str], vocabulary: int = 512) -> Qwen2To
     )
     tokenizer.eos_token, tokenizer.chat_template, tokenizer.padding_side = turns[1], CHATML, "left"
     return tokenizer
+
+
+def chatml(messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation as the template CHATML writes it, up to where the assistant begins."""
+    return jinja2.Template(CHATML).render(messages=messages, add_generation_prompt=True)
 
 
 def load(name: str | Path) -> Policy:

@@ -128,12 +128,12 @@ def _plain(value: Any, what: str) -> str:
 
 
 def _number(answer: str) -> str:
-    """One number without currency, unit and the commas between its thousands; any other answer as it is.
+    """One number in plain words without currency, unit and the commas between its thousands; any other answer as it is.
 
     >>> [_number(text) for text in ("1,234", "$25.50", "25 dollars", "3, 4", "(3,456)", "5 million")]
     ['1234', '25.50', '25', '3, 4', '(3,456)', '5 million']
     """
-    number = without_unit(bare(plain(answer)))
+    number = answer if "\\" in answer.replace("\\$", "") else without_unit(bare(plain(answer)))
     return number if re.fullmatch(NUMBER, number) else answer
 
 

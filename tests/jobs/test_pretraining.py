@@ -11,7 +11,8 @@ from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.policies import save_policy
 from psn_tutorial.jobs.pretraining import Pretraining, _loss, _schedule, demonstrations, encoded, tokenizer_for
 from psn_tutorial.models.bases import BASES, PretrainConfig, TinyConfig
-from psn_tutorial.models.tiny import build_text_tokenizer, build_tokenizer, load
+from psn_tutorial.models.policy import asked, prompt_ids
+from psn_tutorial.models.tiny import build_text_tokenizer, build_tokenizer, chatml, load
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Demonstration, get_task
@@ -77,10 +78,10 @@ def test_demonstrations_in_plain_language_are_chat_turns_that_end():
         problem = problems[i % 30]
         start, stop = wanted.nonzero().min(), wanted.nonzero().max() + 1
         assert wanted[start:stop].all() and (row[stop:] == tokenizer.pad_token_id).all()
-        assert tokenizer.decode(row[:start]) == task.prompt(problem)
+        assert tokenizer.decode(row[:start]) == asked(tokenizer, task, [problem])[0] == chatml(task.messages(problem))
         answer = rf"{problem.solution} The answer is \boxed{{{problem.answer}}}."
         assert tokenizer.decode(row[start:stop]) == answer + "<|im_end|>"
-        assert row[:start].tolist() == tokenizer(task.prompt(problem))["input_ids"]  # as the sampler reads it
+        assert [row[:start].tolist()] == prompt_ids(tokenizer, asked(tokenizer, task, [problem]))  # as sampled
         assert row[stop - 1] == tokenizer.eos_token_id
 
 

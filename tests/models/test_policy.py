@@ -1,13 +1,16 @@
 """Prompts as a policy reads them, and the tokens that end its answers."""
 
+import json
+
 import pytest
 import torch
 from tokenizers import processors
 
+from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.models.bases import base_folder
-from psn_tutorial.models.policy import encode, end_tokens
+from psn_tutorial.models.policy import asked, encode, end_tokens
 from psn_tutorial.models.tiny import CHATML, load
 from psn_tutorial.noise import stream
 from psn_tutorial.rollout import responses, sample
@@ -113,7 +116,11 @@ def test_what_follows_the_end_of_a_turn_is_not_judged():
     solved = [sum(result.c for result in evaluate(policy, task, problems, samples=8))]
     policy.tokenizer.eos_token, policy.model.generation_config.eos_token_id = "<|endoftext|>", 0
     solved.append(sum(result.c for result in evaluate(policy, task, problems, samples=8)))
-    policy.tokenizer.chat_template = None  # nothing says how a turn ends
+    ended = policy.tokenizer.chat_template
+    policy.tokenizer.chat_template = ended.replace(
+        "+ '<|im_end|>\n'", "+ ('<|im_end|>\n' if turn.role != 'assistant' else '')"
+    )
+    assert policy.tokenizer.chat_template != ended  # nothing says how an assistant's turn ends
     solved.append(sum(result.c for result in evaluate(policy, task, problems, samples=8)))
     assert abs(solved[1] - solved[0]) <= 0.1 * solved[0] and solved[2] < 0.8 * solved[0]
 
@@ -137,3 +144,53 @@ def test_each_end_token_is_kept_and_none_is_read(policy):
     assert not any("A" in text for text in responses(tokenizer, rollouts))
     free = sample((model, tokenizer), prompts, 400, 6, stream(0, "test"), ends=False)
     assert not free.ended.any() and free.mask.all() and any("A" in text for text in responses(tokenizer, free))
+
+
+# What the model reads
+
+
+class Talk(get_task("rules").__class__):
+    """A task that is a conversation."""
+
+    def messages(self, problem):
+        return [{"role": "system", "content": "Be short."}, {"role": "user", "content": self.prompt(problem)}]
+
+
+def test_a_conversation_is_written_as_the_tokenizers_own_template_writes_it(chat):
+    (_, tokenizer), task = chat, Talk()
+    problem = task.generate(0, 1)[0]
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }};{% endfor %}"
+        "{% if add_generation_prompt %}[me]{% endif %}{% if enable_thinking is false %}!{% endif %}"
+    )
+    assert asked(tokenizer, task, [problem]) == [f"[system] Be short.;[user] {task.prompt(problem)};[me]!"]
+    rules = get_task("rules")
+    assert asked(tokenizer, rules, [problem]) == [rules.prompt(problem)]
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (None, "the tokenizer must have a chat template, for the task rules is a conversation, got none"),
+        ("{{ raise_exception('no system turn, please') }}", "chat template fails .* rules: no system turn, please"),
+        ("{% if %}", "chat template fails on a conversation of the task rules: "),
+    ],
+)
+def test_a_template_that_is_missing_or_fails_is_a_sentence(chat, template, sentence):
+    (_, tokenizer), task = chat, Talk()
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=sentence):
+        asked(tokenizer, task, task.generate(0, 1))
+
+
+def test_a_prompt_longer_than_the_model_was_made_for_is_a_sentence_before_a_run(chat, language_model, tmp_path, capsys):
+    question = "How many apples? " * 200
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"question": question, "answer": "3"}) + "\n")
+    run = str(tmp_path / "run")
+    words = ["--task", "math", "--train-file", str(file), "--difficulty", "source=sums", "--base", str(language_model)]
+    assert main(["train", *words, "--prompts", "1", "--no-evaluate", "--out", run]) == 2
+    assert (
+        "prompts must have fewer than 512 tokens, for which the model was made: problem 'How" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()

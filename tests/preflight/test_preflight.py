@@ -58,10 +58,10 @@ def test_a_random_language_model_is_not_worth_a_run(settings):
     assert "for 100 steps" in findings["time"].value
 
 
-def test_a_template_that_was_not_applied_is_told(settings, monkeypatch):
-    monkeypatch.setattr(Math, "prompt", lambda self, problem: problem.question)
-    finding = found(settings)["chat template"]
-    assert finding.state == "bad" and "assistant" in finding.advice and "What is" in finding.advice
+def test_worked_examples_in_the_prompt_are_told(settings):
+    assert found(settings)["chat template"].value == "applied"
+    shown = found(settings, difficulty={"style": "line", "examples": 2, "completion": 12})["chat template"]
+    assert shown.value == "applied, with 2 worked examples"
 
 
 def test_a_task_that_is_no_conversation_is_told_of_a_chat_model(settings, monkeypatch):
@@ -103,7 +103,8 @@ def test_the_tokens_that_end_an_answer_are_named(settings, tmp_path):
     base = {"base": str(tmp_path / "base")}
     save_policy(Policy(model, tokenizer), tmp_path / "base")
     assert found(settings | base)["length"].value.endswith("they end with '<|im_end|>' or '<|endoftext|>'")
-    tokenizer.eos_token = tokenizer.chat_template = model.generation_config.eos_token_id = None
+    tokenizer.eos_token = model.generation_config.eos_token_id = None
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn.content }} {% endfor %}"
     base = {"base": str(tmp_path / "endless")}
     save_policy(Policy(model, tokenizer), tmp_path / "endless")
     endless = found(settings | base)["length"]
