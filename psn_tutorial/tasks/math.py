@@ -116,12 +116,13 @@ def verify_many(responses: Sequence[str], golds: Sequence[str]) -> list[bool]:
 # Problems
 
 
-def load_problems(source: str, split: str | None = None, path: str | Path | None = None) -> list[Problem]:
+def load_problems(source: str, split: str | None = None, path: str | Path | None = None, **knobs: Any) -> list[Problem]:
     """The problems of ``source``: one of SOURCES from the hub, one of OWN, or with ``path`` those of a file.
 
     source: upper and lower case and hyphens do not matter ("MATH-500"). With ``path`` it is a name and no more.
     split: None is the usual one of a benchmark, and all of the own problems.
     path: JSON lines with the fields of any of these sets; see ``read_row``.
+    knobs: of sums: steps, largest, distractors.
 
     Raises UserError for an unknown name or split, a file line that is wrong (by its number), an unreachable hub.
     """
@@ -129,7 +130,7 @@ def load_problems(source: str, split: str | None = None, path: str | Path | None
         return read_problems(path, Math())
     name = _known(source)
     if name in OWN:
-        return _own_problems(name, split)
+        return _own_problems(name, split, knobs)
     usual = SOURCES[name].splits[0]
     check_choice("split", split or usual, SOURCES[name].splits)
     rows = enumerate(_from_hub(name, split or usual), start=1)
@@ -149,8 +150,8 @@ def _known(source: str) -> str:
     return names[_name(source)]
 
 
-def _own_problems(name: str, split: str | None) -> list[Problem]:
-    problems = sums.generate(**SUMS) if name == "sums" else read_problems(DATA / f"{name}.jsonl", Math())
+def _own_problems(name: str, split: str | None, knobs: Mapping[str, Any]) -> list[Problem]:
+    problems = sums.generate(**SUMS, **knobs) if name == "sums" else read_problems(DATA / f"{name}.jsonl", Math())
     if split is None:
         return problems
     check_choice("split", split, OWN_SPLITS)
@@ -201,6 +202,7 @@ class Math(Task[Problem]):
     worked: share of the demonstrations that show the solution; the others give the answer at once.
     style: of the answer that the prompt asks for, "steps" or "line" (see STYLES).
     examples: how many of EXAMPLES stand before the question, each with its answer in that style.
+    sum_steps, sum_largest, sum_distractors: how hard the sums are, as for :func:`psn_tutorial.tasks.sums.generate`.
     """
 
     name: ClassVar[str] = "math"
@@ -212,6 +214,9 @@ class Math(Task[Problem]):
     worked: float = 1.0
     style: str = "steps"
     examples: int = 0
+    sum_steps: int = 0
+    sum_largest: int = sums.HIGHEST
+    sum_distractors: float = 0.0
 
     def __post_init__(self) -> None:
         for name, kind in (("source", str), ("split", str | None), ("path", str | Path | None)):
@@ -222,6 +227,13 @@ class Math(Task[Problem]):
         check_range("worked", self.worked, low=0, high=1)
         check_choice("style", self.style, STYLES)
         check_integer("examples", self.examples, 0, len(EXAMPLES))
+        check_integer("sum_steps", self.sum_steps, 0, sums.MOST_STEPS)
+        check_integer("sum_largest", self.sum_largest, sums.LOWEST, 10**6)
+        check_range("sum_distractors", self.sum_distractors, low=0, high=1)
+        if self.path or _name(self.source) != "sums":
+            for name in ("sum_steps", "sum_largest", "sum_distractors"):
+                if getattr(self, name) != getattr(Math, name):
+                    raise UserError(f"{name} must stay {getattr(Math, name)} for problems that are no sums")
 
     @property
     def base(self) -> str:
@@ -234,9 +246,9 @@ class Math(Task[Problem]):
         Sums of no split are made on the spot, as many as are wanted (:func:`psn_tutorial.tasks.sums.generate`).
         """
         if not (self.split or self.path) and _known(self.source) == "sums":
-            return sums.generate(seed, count, exclude)
+            return sums.generate(seed, count, exclude, **self.knobs)
         taken = {self.asks(problem) for problem in exclude}
-        pool = [p for p in load_problems(self.source, self.split, self.path) if self.asks(p) not in taken]
+        pool = [p for p in self._loaded(self.source, self.split) if self.asks(p) not in taken]
         check_integer("count", count, 0, len(pool))
         check_seed(seed)
         return random.Random(seed).sample(pool, count)
@@ -247,14 +259,22 @@ class Math(Task[Problem]):
         Raises UserError where the source has no such part: a benchmark is for evaluation.
         """
         if self.split or self.path:
-            return load_problems(self.source, self.split, self.path)
+            return self._loaded(self.source, self.split)
         name = _known(self.source)
         splits = OWN_SPLITS if name in OWN else SOURCES[name].splits
         wanted = ("train",) if use == "train" else ("eval", "test", "train")
         found = [split for split in wanted if split in splits]
         if not found:
             raise UserError(f"source must have problems to train on, got {self.source!r}, which has only {splits[0]}")
-        return load_problems(name, found[0])
+        return self._loaded(name, found[0])
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """How hard the sums are."""
+        return {"steps": self.sum_steps, "largest": self.sum_largest, "distractors": self.sum_distractors}
+
+    def _loaded(self, source: str, split: str | None) -> list[Problem]:
+        return load_problems(source, split, self.path, **(self.knobs if _name(source) == "sums" else {}))
 
     def asks(self, problem: Problem) -> str:
         """The question alone, its case and spaces aside."""

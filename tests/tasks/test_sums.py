@@ -147,3 +147,64 @@ def test_the_name_of_the_source_is_told():
         get_task("math", source="sum").generate(0, 1)
     with pytest.raises(UserError, match="split must be one of 'train', 'eval', got 'test'"):
         load_problems("sums", "test")
+
+
+# Harder ones
+
+HARD = [
+    {"steps": 4},
+    {"largest": 500},
+    {"distractors": 1.0},
+    {"steps": 6, "largest": 99, "distractors": 0.5},
+]
+
+
+@pytest.mark.parametrize("knobs", HARD)
+def test_harder_sums_have_their_answer_too(knobs):
+    problems = generate(seed=3, count=300, **knobs)
+    largest = knobs.get("largest", HIGHEST)
+    aside = re.compile(r" (Her|His) (brother|sister|cousin|neighbour) has ([0-9]+) (\w+)\.")
+    for problem in problems:
+        found = aside.search(problem.question)
+        bare = aside.sub("", problem.question)
+        total = int(re.search("has ([0-9]+)", bare)[1])
+        for verb, number in re.findall(r"(?:She |He |, |and )(?:is )?(\w+) (?:up )?([0-9]+)", bare):
+            total += int(number) * (-1 if verb in ("gives", "loses", "sells", "leaves", "throws", "lends") else 1)
+            assert LOWEST <= int(number) <= largest and total >= 0
+        assert problem.answer == str(total)
+        assert len(re.findall("=", problem.solution)) == problem.level == (knobs.get("steps") or problem.level)
+        if found:  # another person's things, and a question that names the one who is meant
+            assert found[4] in problem.question.split("?")[0].split("How many")[1]
+            assert problem.question.split()[0] in problem.question.split("How many")[1]
+            assert found[1] == {"She": "Her", "He": "His"}[PEOPLE[problem.question.split()[0]]]
+    share = sum(bool(aside.search(problem.question)) for problem in problems) / 300
+    assert abs(share - knobs.get("distractors", 0.0)) < 0.1
+
+
+def test_the_knobs_at_rest_change_nothing():
+    assert generate(seed=5, count=50, steps=0, largest=HIGHEST, distractors=0.0) == MANY[:50]
+    assert Math(source="sums", sum_steps=3).problems("train") != TASK.problems("train")
+    task = Math(source="sums", sum_steps=3, sum_largest=50, sum_distractors=0.3)
+    held_out = {problem.question for problem in task.problems("eval")}
+    assert not held_out & {problem.question for problem in task.problems("train")}
+    assert {problem.level for problem in task.generate(1, 20)} == {3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"source": "sums", "sum_steps": 7}, "sum_steps must be a whole number >= 0 and <= 6, got 7"),
+        ({"source": "sums", "sum_largest": 1}, "sum_largest must be a whole number >= 2 and <= 1000000, got 1"),
+        ({"source": "sums", "sum_distractors": 1.5}, "sum_distractors must be >= 0 and <= 1, got 1.5"),
+        ({"sum_steps": 3}, "sum_steps must stay 0 for problems that are no sums"),
+        ({"source": "sums", "path": "x.jsonl", "sum_largest": 30}, "sum_largest must stay 20 for problems that are no"),
+    ],
+)
+def test_knobs_that_cannot_be(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Math(**settings)
+
+
+def test_more_sums_than_there_are():
+    with pytest.raises(UserError, match="there are hardly more different sums, got 1000000"):
+        generate(seed=0, count=10**6, steps=1, largest=2)
