@@ -27,10 +27,11 @@ demo: $(VENV)/.core     ## compare GRPO with PSN-GRPO on both tasks (minutes); w
 	$(BIN)/psn-tutorial compare --preset demo --out runs/demo $(ARGS)
 
 test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network once installed
+	@$(BIN)/python -m tests.models.smollm2
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || \
 		{ echo "make test: notebooks/ holds no notebook to run" >&2; exit 1; }
 	@echo "== the tests, side by side"
-	MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests $(ARGS)
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -rs $(SIDE_BY_SIDE) tests $(ARGS)
 	@echo "== the notebooks, side by side; a dot is a cell"
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --nbval --nbval-current-env \
 		--nbval-kernel-startup-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg \

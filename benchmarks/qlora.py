@@ -38,6 +38,9 @@ class HalfRight:
     def prompt(self, problem):
         return " ".join(self.words)
 
+    def messages(self, problem):
+        return None
+
     def max_tokens(self, problem):
         return self.new
 

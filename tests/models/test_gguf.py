@@ -23,7 +23,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 512,
 }
 MODELS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
