@@ -41,6 +41,9 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "--four-bit", action="store_true", help="hold a language model in 4 bits (NF4) [default: as a run trained it]"
     )
+    parser.add_argument(
+        "--allow-overlap", action="store_true", help="evaluate a run also on problems that it was trained on"
+    )
     parser.add_argument("--against", metavar="FOLDER", help="another evaluation or run: paired differences")
     add_flags(parser, EvaluationConfig)
     args = parser.parse_args(words)
@@ -54,7 +57,7 @@ def run(words: list[str]) -> int:
     policy = args.policy or base_of(config)
     out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{config.task}")
     command = [NAME, "evaluate", *words]
-    record = evaluate_policy(out, policy, config, command, sys.stderr.isatty(), args.four_bit)
+    record = evaluate_policy(out, policy, config, command, sys.stderr.isatty(), args.four_bit, args.allow_overlap)
     print_summary(record.last, f"{policy} on {config.task}")
     if other is not None:
         print_table(difference_table(f"minus {args.against}", record.last, other))

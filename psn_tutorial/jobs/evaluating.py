@@ -1,6 +1,7 @@
 """Evaluate a policy and keep the result."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,15 @@ from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
-from psn_tutorial.jobs.policies import check_words, fingerprint, policy_and_step, source_of_base, starting_policy
-from psn_tutorial.jobs.problems import held_out_problems
+from psn_tutorial.jobs.policies import (
+    check_words,
+    fingerprint,
+    policy_and_step,
+    source_of_base,
+    starting_policy,
+    trained_by,
+)
+from psn_tutorial.jobs.problems import check_apart, held_out_problems, training_problems
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.policy import Policy, asked, prompt_ids
 from psn_tutorial.runs.folder import RunFolder
@@ -24,17 +32,23 @@ def evaluate_policy(
     command: Sequence[str] | None = None,
     progress: bool = False,
     four_bit: bool = False,
+    allow_overlap: bool = False,
 ) -> EvaluationRecord:
     """Evaluate a policy and keep the result as a run record in ``folder``.
 
     policy: as for ``load_policy``; or the settings of a run: what it begins with, in its own precision.
     four_bit: hold a language model in 4 bits, also where it was trained in others.
+    allow_overlap: evaluate a run also on problems that it was trained on.
     An evaluation of the same policy in the same way that ``folder`` already holds is returned.
     Raises UserError when ``folder`` holds anything else.
     """
     task = get_task(config.task, **config.difficulty)
     problems = held_out_problems(task, config)
     begins = isinstance(policy, RunConfig)
+    trained = None if begins or allow_overlap else trained_by(policy)
+    if trained is not None and trained.task == config.task:
+        before = get_task(trained.task, **trained.difficulty)
+        check_apart(before, training_problems(before, trained), problems, replace(trained, evaluate=True))
     loaded, step = (starting_policy(policy), 0) if begins else policy_and_step(policy, config.device, four_bit)
     check_policy(loaded, task, problems)
     settings = {**to_mapping(config), "policy_sha256": fingerprint(loaded.model)}

@@ -97,6 +97,14 @@ def _below(config: RunConfig) -> tuple[str, Adapter | None]:
     return (first.base if first else str(_folder_of_weights(base))), first
 
 
+def trained_by(folder: str | Path) -> RunConfig | None:
+    """The settings of the run that made a policy, whose folder or whose <run>/policy this is; None for any other."""
+    if is_run(folder):
+        run = RunFolder.open(folder)
+        return settings_of(run.path, run.config)
+    return _exported_by(folder)
+
+
 def _exported_by(folder: str | Path) -> RunConfig | None:
     """The settings of the run that wrote its adapter into ``folder``, <run>/policy; None where there is no run."""
     run = Path(folder).absolute().parent

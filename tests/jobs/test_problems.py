@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from psn_tutorial.cli import main
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.presets import PRESETS
@@ -125,3 +126,19 @@ def test_a_job_asks_before_anything_is_written(file, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="2 of the 2"):
         TrainingJob(config)  # as preflight and compare make it
+
+
+def test_a_run_is_not_evaluated_on_what_it_was_trained_on_either(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    task = get_task("rules")
+    problems = task.generate(7, 6)
+    write_problems("mine.jsonl", task, problems[:4])
+    write_problems("others.jsonl", task, problems[4:])
+    sizes = "--task rules --steps 1 --prompts 2 --group 2 --no-evaluate --train-file mine.jsonl --out run".split()
+    assert main(["train", *sizes]) == 0
+    for policy in ("run", "run/policy"):
+        words = ["evaluate", policy, "--task", "rules", "--samples", "2", "--out", f"{policy}-evaluated"]
+        assert main([*words, "--eval-file", "mine.jsonl"]) == 2
+        assert "4 of the 4 problems to evaluate on are also trained on" in capsys.readouterr().err
+        assert main([*words, "--eval-file", "others.jsonl"]) == 0
+    assert main([*words[:-1], "wanted", "--eval-file", "mine.jsonl", "--allow-overlap"]) == 0
