@@ -119,7 +119,8 @@ def sample(
         cache = empty_cache(model, len(starts), ids.shape[1] + max_tokens, mask)
         logits = forward(model, ids[starts], cache=cache, last=1)[:, 0]
         rows = torch.arange(len(starts), device=device).repeat_interleave(repeats)
-        tokens, logps = _decode(model, logits[rows], cache.select(rows), max_tokens, end_ids, generator, temperature)
+        cache, blocks = cache.select(rows), len(numbers)
+        tokens, logps = _decode(model, logits[rows], cache, blocks, max_tokens, end_ids, generator, temperature)
     back = order.argsort()
     tokens, logps = tokens[back], logps[back]
     end = torch.isin(tokens, end_ids)
@@ -164,27 +165,48 @@ def _decode(
     model: nn.Module,
     logits: Tensor,
     cache: Cache,
+    blocks: int,
     max_tokens: int,
     end_ids: Tensor,
     generator: torch.Generator,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """Draw tokens one by one until every row has ended: tokens and log-probs, both [B, T]."""
+    """Draw tokens one by one until every row has ended: tokens and log-probs, both [B, T]. Rows that have ended leave
+    the batch; a row's random numbers do not depend on which others are still in it."""
     rows, device = logits.shape[0], logits.device
+    place = torch.arange(rows, device=device)  # [b] of the rows that are in the batch
     tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
     logps = torch.zeros(rows, max_tokens, device=device)
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
     for t in range(max_tokens):
-        tokens[:, t], logps[:, t] = choose(logits, temperature, generator)
+        uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64).to(device)
+        tokens[place, t], logps[place, t] = choose(logits, temperature, uniform[place])
         ended |= torch.isin(tokens[:, t], end_ids)
         if t + 1 == max_tokens or bool(ended.all()):
             break
-        logits = forward(model, tokens[:, t : t + 1], cache=cache)[:, 0]
+        going = _going_on(ended[place], blocks)
+        if going is not None:
+            place, cache = place[going], cache.select(going)
+        logits = forward(model, tokens[place, t : t + 1], cache=cache)[:, 0]
     return tokens, logps
 
 
-def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _going_on(ended: Tensor, blocks: int) -> Tensor | None:
+    """Which rows to go on with, once a quarter of ``ended`` [b] has: equally many of each block, as the draws of the
+    noise need it, so that some that have ended stay. None: with all."""
+    ended = ended.view(blocks, -1)
+    size = ended.shape[1]
+    most = int((~ended).sum(1).max())
+    if 4 * most > 3 * size:
+        return None
+    kept = ended.int().argsort(dim=1, stable=True)[:, :most].sort(1).values
+    return (kept + torch.arange(blocks, device=ended.device)[:, None] * size).flatten()
+
+
+def choose(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Sample one token per row of [B, V] logits: ids [B] and their log-probs [B] at that temperature.
+
+    uniform: [B, 1] random numbers in [0, 1), double precision.
 
     By inverting the cumulative distribution, with one uniform number a row: several times cheaper on a CPU than
     torch.multinomial, which draws one number per vocabulary entry. In double precision, so that rounding can never
@@ -195,7 +217,6 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tu
     """
     logps = (logits.float() / temperature).log_softmax(-1)
     cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
-    uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64).to(logits.device)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     if bool((ids == logits.shape[1]).any()):  # where NaN is, no token is found
         raise UserError(

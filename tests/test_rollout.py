@@ -6,8 +6,10 @@ from scipy import stats
 
 from psn_tutorial import rollout
 from psn_tutorial.errors import UserError
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, encode
+from psn_tutorial.models.tiny import load
 from psn_tutorial.noise import NoiseConfig, perturbed, stacked, stream
 from psn_tutorial.rollout import (
     choose,
@@ -18,6 +20,7 @@ from psn_tutorial.rollout import (
     sample,
     spread_draws,
 )
+from psn_tutorial.tasks import get_task
 
 
 def roll(policy_parts, group=6, max_tokens=10, prompts=None, seed=0, **options):
@@ -141,8 +144,14 @@ def test_a_prompt_is_read_once_a_draw_and_nothing_is_computed_beyond_the_last_en
         shapes.clear()
         rollouts = roll(policy(scale=1.0), max_tokens=55, noise=noise, draws=spread, seed=seed)  # near uniform
         (first, _), *later = shapes
-        assert first == readings and all(shape == (24, 1) for shape in later)
-        longest.append(int(rollouts.mask.sum(1).max()))
+        lengths = rollouts.mask.sum(1)
+        going = [int((lengths > t).sum()) for t in range(1, len(shapes))]  # rows that have not ended before token t
+        assert first == readings and all(
+            new == 1 and rows >= left for (rows, new), left in zip(later, going, strict=True)
+        )
+        if draws in (None, 1):
+            assert all(3 * rows < 4 * left for (rows, _), left in zip(later, going, strict=True))
+        longest.append(int(lengths.max()))
         assert len(shapes) == longest[-1]
     assert min(longest) < 55
 
@@ -202,7 +211,8 @@ def test_the_same_stream_gives_the_same_rollouts(policy):
 
 def test_choose_samples_the_softmax_at_its_temperature():
     logits = torch.tensor([0.0, 1.0, -2.0, 3.0, -torch.inf, 0.5])
-    ids, logps = choose(logits.repeat(40_000, 1), 2.0, torch.Generator().manual_seed(0))
+    uniform = torch.rand(40_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ids, logps = choose(logits.repeat(40_000, 1), 2.0, uniform)
     expected = (logits / 2).softmax(-1)
     observed = ids.bincount(minlength=6)
     assert observed[4] == 0
@@ -277,3 +287,45 @@ def test_large_logits_never_exist_at_once(policy, monkeypatch):
             read_completions(parts[2], rollouts, rows, 1.0, recompute=recompute)
         kept[name] = sum(numbers)
     assert kept["layers too"] < 0.5 * kept["pieces"] < 0.5 * kept["whole"]
+
+
+# Rows that have ended
+
+
+@pytest.mark.parametrize(
+    ("ended", "blocks", "going"),
+    [
+        ([0, 0, 0, 1], 1, [0, 1, 2]),
+        ([0, 0, 0, 0, 1], 1, None),  # a fifth is too few to be worth a copy
+        ([1, 0, 1, 0], 1, [1, 3]),
+        ([1, 1, 1, 0], 2, [0, 3]),  # the first draw's rows have all ended, and one stays
+        ([1, 0, 0, 0], 2, None),  # the second draw goes on with both
+        ([0, 1, 1, 1, 1, 1, 0, 0], 2, [0, 1, 6, 7]),
+    ],
+)
+def test_the_rows_that_go_on(ended, blocks, going):
+    found = rollout._going_on(torch.tensor(ended, dtype=torch.bool), blocks)
+    assert (found if found is None else found.tolist()) == going
+
+
+@pytest.mark.parametrize("noise", [None, NoiseConfig(0.05, "mlp"), NoiseConfig(0.05, "mlp", carrier="lowrank", rank=2)])
+def test_that_rows_leave_changes_no_rollout_and_saves_their_work(noise, monkeypatch):
+    """The shipped base of Countdown, whose answers differ in length; prompts of two lengths, two draws."""
+    policy, task = load(base_folder("countdown")), get_task("countdown")
+    problems = task.generate(0, 4) + get_task("countdown", numbers=3).generate(0, 4)
+    prompts = encode(policy.tokenizer, [task.prompt(problem) for problem in problems])
+    assert not prompts.mask.all()
+    draws = torch.arange(8 * 8).view(8, 8) % 2 if noise else None
+    asked, found = [], []
+    monkeypatch.setattr(rollout, "forward", lambda model, ids, **k: asked.append(len(ids)) or forward(model, ids, **k))
+    for going_on in (rollout._going_on, lambda ended, blocks: None):
+        monkeypatch.setattr(rollout, "_going_on", going_on)
+        asked.append(0)
+        found.append(sample(policy, prompts, 8, 24, stream(0, "leave"), noise=noise, draws=draws))
+    cut = len(asked) - asked[::-1].index(0) - 1
+    some, all_rows = found
+    assert torch.equal(some.tokens, all_rows.tokens) and torch.equal(some.mask, all_rows.mask)
+    torch.testing.assert_close(some.logps, all_rows.logps, atol=1e-4, rtol=0)
+    assert (
+        sum(asked[:cut]) < 0.9 * sum(asked[cut:]) and asked[cut - 1] <= 48 and all_rows.mask.sum(1).unique().numel() > 2
+    )
