@@ -88,10 +88,11 @@ MARKED = re.compile(r"####[ \t]*(?:answer\s*:)?[ \t]*([-+$(\[]*\.?\d[^\n#]{0,100
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]")  # "#### 1. First we add"
 ANNOUNCED = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 DENIED = re.compile(r"(?:not|unknown|unclear|undetermined)\b", re.IGNORECASE)
-REFUSAL = re.compile(
-    r"\bI(?:\s+am|'m)?\s+(?:cannot|can't|can not|could not|couldn't|do not know|don't know|have no idea|unable|not able"
-    r"|not sure|give up|apologi[sz]e|won't|will not)\b|\bsorry\b|\bunable to\b|\bas an ai\b|\benough information\b"
-    r"|\bno answer\b|\b(?:cannot|can't) be (?:determined|solved|answered|found)"
+REFUSAL = re.compile(  # of the one who answers; a person in the problem may be "unable to sell 3 of them"
+    r"\bI(?:\s+am|'m)?\s+(?:cannot|can't|can not|could not|couldn't|do not know|don't know|have no idea|unable|sorry"
+    r"|not able|not sure|give up|apologi[sz]e|won't|will not)\b|\bwe(?:\s+are|'re)\s+(?:unable|sorry|not able)\b"
+    r"|(?:\A|[.!?]\s+)(?:sorry|unable|as an ai)\b"
+    r"|\benough information\b|\bno answer\b|\b(?:cannot|can't) be (?:determined|solved|answered|found)"
     r"|\bimpossible to (?:determine|solve|answer|say|know)",
     re.IGNORECASE,
 )
