@@ -85,6 +85,9 @@ def run(words: list[str]) -> int:
   a 4-bit Qwen2.5-0.5B on GSM8K, which wants a GPU and the hub; ask `preflight` first
       {NAME} train --task math --difficulty source=gsm8k --base qwen2.5-0.5b-instruct --four-bit --lora-rank 16 \\
           --compute bfloat16 --sigma 0.004 --prompts 8 --group 8 --micro-batch 2 --recompute --out runs/gsm8k
+  a GGUF file, short answers to worded sums of three steps (the extras gguf, qlora and math)
+      {NAME} train --task math --difficulty source=sums sum_steps=3 style=line examples=1 completion=48 \\
+          --base model.gguf --lora-rank 16 --prompts 8 --group 8 --out runs/sums
   go on after Ctrl-C, or after the machine went down
       {NAME} train --resume runs/psn
 
