@@ -62,7 +62,7 @@ def _template(trainer: Trainer) -> Finding:
         advice = f"The task {trainer.task.name} is not a conversation; a chat model answers it badly."
         return Finding("chat template", "the tokenizer has one, and the task does not use it", "bad", advice)
     shots = sum(turn["role"] == "assistant" for turn in messages)
-    return Finding("chat template", "applied" + (f", with {shots} worked examples" if shots else ""))
+    return Finding("chat template", "applied" + (f", with {shots} worked example{'s' * (shots > 1)}" if shots else ""))
 
 
 def _parity(trainer: Trainer) -> Finding:
