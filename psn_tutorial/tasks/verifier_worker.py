@@ -54,12 +54,12 @@ def guarded(parse_expr: Callable[..., Any]) -> Callable[..., Any]:
     return parse_arithmetic
 
 
-@lru_cache(maxsize=256)  # the G responses to one problem share its answer
 def read_gold(gold: str) -> list[Any]:
     """What math-verify makes of a reference answer: as it stands in a data set, a number or LaTeX."""
     return read_latex(bare(plain(gold)))
 
 
+@lru_cache(maxsize=256)  # the G responses to one problem share its reference answer, and often their own
 def read_latex(latex: str) -> list[Any]:
     """[expression, text] of an answer that math-verify reads as a whole, [text] of any other, [] of none."""
     from math_verify import LatexExtractionConfig, parse
