@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX, Qwen2Tokenizer
 
@@ -170,6 +171,10 @@ def _config(kind: str, fields: dict[str, Any], weights: dict[str, torch.Tensor],
     if scaling := [name for name in size if name.startswith("rope.scaling.")]:
         raise ValueError(f"{kind}.{scaling[0]}: scaled rotary embeddings are not read here")
     heads, width = size["attention.head_count"], size["embedding_length"]
+    head = size.get("attention.key_length", width // heads)
+    for name, plain in (("rope.dimension_count", head), ("attention.sliding_window", 0), ("expert_count", 0)):
+        if size.get(name, plain) != plain:
+            raise ValueError(f"{kind}.{name} is {size[name]}, and only {plain} is read here")
     return CONFIGS[kind](
         vocab_size=len(weights["model.embed_tokens.weight"]),
         hidden_size=width,
@@ -177,7 +182,7 @@ def _config(kind: str, fields: dict[str, Any], weights: dict[str, torch.Tensor],
         num_hidden_layers=size["block_count"],
         num_attention_heads=heads,
         num_key_value_heads=size.get("attention.head_count_kv", heads),
-        head_dim=size.get("attention.key_length", width // heads),
+        head_dim=head,
         max_position_embeddings=size["context_length"],
         rms_norm_eps=size["attention.layer_norm_rms_epsilon"],
         rope_parameters={"rope_type": "default", "rope_theta": size.get("rope.freq_base", 10000.0)},
@@ -266,9 +271,12 @@ def _tokenizer(file: Path, fields: dict[str, Any]) -> PreTrainedTokenizerBase:
         bare = Tokenizer(models.BPE(vocabulary, pairs))
         bare.pre_tokenizer, bare.decoder = pre_tokenizers.Sequence(CUTS[cut]()), decoders.ByteLevel()
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, **names)
-    kinds = field("token_type") or []
+    kinds = fields["tokenizer.ggml.token_type"]
     for kind in (SPECIAL, USER_DEFINED):
-        added = [word for word, its_kind in zip(words, kinds, strict=False) if its_kind == kind]
+        added = [word for word, its_kind in zip(words, kinds, strict=True) if its_kind == kind]
         tokenizer.add_tokens([AddedToken(word, normalized=False, special=kind == SPECIAL) for word in added])
+    if field("add_bos_token"):
+        begin = tokenizer.bos_token, tokenizer.bos_token_id
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
     tokenizer.padding_side, tokenizer.chat_template = "left", fields.get("tokenizer.chat_template")
     return tokenizer

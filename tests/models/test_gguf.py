@@ -78,7 +78,11 @@ def written(path, kind, model, tokenizer, rounded=None, drop=(), copy=None, **fi
         writer.add_tokenizer_model(fields.pop("tokenizer_model", "gpt2"))
         writer.add_tokenizer_pre(fields.pop("pre", "qwen2"))
         writer.add_token_list(words)
-        writer.add_token_types([3 if word in special else 1 for word in words])
+        if "token_type" not in drop:
+            writer.add_token_types([3 if word in special else 1 for word in words])
+        if fields.pop("begins", False):
+            writer.add_bos_token_id(tokenizer.convert_tokens_to_ids("<|im_start|>"))
+            writer.add_add_bos_token(True)
         writer.add_token_merges([" ".join(pair) for pair in state["model"]["merges"]])
         writer.add_eos_token_id(tokenizer.eos_token_id)
         writer.add_pad_token_id(tokenizer.pad_token_id)
@@ -146,6 +150,12 @@ def test_digits_are_cut_as_the_file_says(tokenizer, tmp_path):
     assert read.decode(read("Anna has 12 apples.")["input_ids"]) == "Anna has 12 apples."
 
 
+def test_a_text_begins_with_the_token_that_the_file_asks_for(tokenizer, tmp_path):
+    model = model_of("llama", tokenizer)
+    _, read = load_policy(written(tmp_path / "m.gguf", "llama", model, tokenizer, pre="gpt-2", begins=True))
+    assert read.convert_ids_to_tokens(read("a 1")["input_ids"])[0] == "<|im_start|>" == read.bos_token
+
+
 def test_rounded_weights_come_back_as_they_were_rounded(tokenizer, tmp_path):
     model, kind = model_of("llama", tokenizer), gguf.GGMLQuantizationType.Q8_0
     loaded, _ = load_policy(written(tmp_path / "m.gguf", "llama", model, tokenizer, rounded=kind))
@@ -207,6 +217,10 @@ def test_it_is_a_base_like_any_other(tokenizer, tmp_path, monkeypatch):
         ({"pre": "tekken"}, "got 'gpt2' and 'tekken'"),
         ({"drop": ("block_count",)}, "lacks a field, or holds one that cannot be: 'block_count'"),
         ({"drop": ("blk.1.ffn_up.weight",)}, "lacks 1 weight that the model has: model.layers.1.mlp.up_proj.weight"),
+        ({"qwen2.rope.dimension_count": 8}, "qwen2.rope.dimension_count is 8, and only 16 is read here"),
+        ({"qwen2.attention.sliding_window": 64}, "qwen2.attention.sliding_window is 64, and only 0 is read here"),
+        ({"qwen2.expert_count": 8}, "qwen2.expert_count is 8, and only 0 is read here"),
+        ({"drop": ("token_type",)}, "lacks a field, or holds one that cannot be: 'tokenizer.ggml.token_type'"),
         ({"qwen2.rope.scaling.factor": 4}, "qwen2.rope.scaling.factor: scaled rotary embeddings are not read here"),
     ],
 )
