@@ -21,6 +21,7 @@ from psn_tutorial.models.policy import Policy, Prompts, end_tokens, padding_toke
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt
 from psn_tutorial.signals import token_certainty
 
+WORTH_SHARING = 16  # tokens: of a shorter beginning each prompt is read whole
 LOGITS = 2**26  # numbers; 256 MB of float32, and some four times that while they are worked with
 
 
@@ -115,12 +116,11 @@ def sample(
     ids, prompt_mask = prompts.ids.to(device), prompts.mask.to(device)
     order, starts, repeats, numbers = (x.to(device) if isinstance(x, Tensor) else x for x in _blocks(draws))
     with carried(model, noise, numbers) if noise else nullcontext() as receipt:
-        mask = None if bool(prompt_mask.all()) else prompt_mask[starts]
-        cache = empty_cache(model, len(starts), ids.shape[1] + max_tokens, mask)
-        logits = forward(model, ids[starts], cache=cache, last=1)[:, 0]
+        blocks = len(numbers)
+        last, cache = _read_prompts(model, ids[starts], prompt_mask[starts], max_tokens, blocks)
         rows = torch.arange(len(starts), device=device).repeat_interleave(repeats)
-        cache, blocks = cache.select(rows), len(numbers)
-        tokens, logps = _decode(model, logits[rows], cache, blocks, max_tokens, end_ids, generator, temperature)
+        logits, cache = decoder_of(model).lm_head(last)[rows, 0], cache.select(rows)
+        tokens, logps = _decode(model, logits, cache, blocks, max_tokens, end_ids, generator, temperature)
     back = order.argsort()
     tokens, logps = tokens[back], logps[back]
     end = torch.isin(tokens, end_ids)
@@ -159,6 +159,40 @@ def _blocks(draws: Tensor) -> tuple[Tensor, Tensor, int, list[int]]:
     _, shared = pairs.unique_consecutive(dim=0, return_counts=True)
     repeats = int(shared[0]) if shared.min() == shared.max() else 1
     return order, order[::repeats] // group, repeats, numbers.tolist()
+
+
+def _read_prompts(
+    model: nn.Module, ids: Tensor, mask: Tensor, room: int, draws: int, recompute: bool = False
+) -> tuple[Tensor, Cache]:
+    """Read prompts [R, Tp]: the last hidden states [R, 1, H], and a cache with room for ``room`` tokens more.
+
+    A beginning that all of them share (what the system says, worked examples) is read once, under each of the
+    ``draws`` N of a carrier of noise, whose rows stand in N blocks.
+    """
+    length, shared = ids.shape[1], _shared_beginning(ids, mask) if len(ids) > draws else 0
+    if shared < WORTH_SHARING:
+        cache = empty_cache(model, len(ids), length + room, mask)
+        return hidden_states(model, ids, cache=cache, last=1, recompute=recompute), cache
+    first = ids[0, length - int(mask[0].sum()) :][:shared].expand(draws, -1)
+    prefix = empty_cache(model, draws, shared)
+    hidden_states(model, first, cache=prefix, last=1, recompute=recompute)
+    lengths = mask.sum(1, keepdim=True) - shared  # of the rest; its padding stands between it and the beginning
+    width = int(lengths.max())
+    rest = torch.arange(width, device=ids.device) >= width - lengths
+    cache = empty_cache(
+        model, len(ids), shared + width + room, torch.cat([torch.ones_like(rest[:, :1]).expand(-1, shared), rest], 1)
+    )
+    cache.begin(prefix, torch.arange(draws, device=ids.device).repeat_interleave(len(ids) // draws))
+    return hidden_states(model, ids[:, length - width :], cache=cache, last=1, recompute=recompute), cache
+
+
+def _shared_beginning(ids: Tensor, mask: Tensor) -> int:
+    """How many tokens all prompts [R, Tp], padded on the left, begin with alike; each has at least one more."""
+    lengths, shortest = mask.sum(1, keepdim=True), int(mask.sum(1).min())
+    places = ids.shape[1] - lengths + torch.arange(shortest, device=ids.device)
+    begins = ids.gather(1, places)
+    alike = (begins == begins[:1]).all(0)[: shortest - 1]
+    return int(alike.long().cumprod(0).sum())
 
 
 def _decode(
@@ -305,9 +339,8 @@ def _completion_states(
     reading = rows[counts.cumsum(0) - counts].repeat(draws)  # one row of each run of equal prompts
     prompt = torch.cat([prompt + draw * len(counts) for draw in range(draws)])  # [N * b] its place among the readings
 
-    length = rollouts.prompts.shape[1] + tokens.shape[1]
-    cache = empty_cache(model, len(reading), length, rollouts.prompt_mask[reading])
-    last = hidden_states(model, rollouts.prompts[reading], cache=cache, last=1, recompute=recompute)
+    ids, mask = rollouts.prompts[reading], rollouts.prompt_mask[reading]
+    last, cache = _read_prompts(model, ids, mask, tokens.shape[1], draws, recompute)
     first = decoder_of(model).lm_head(last).index_select(0, prompt)
     return first, hidden_states(model, tokens[:, :-1], cache=cache.select(prompt), recompute=recompute)
 

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from psn_tutorial import rollout
+from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.decoder import forward
@@ -134,11 +137,48 @@ def test_completions_of_one_token(policy):
     torch.testing.assert_close(again, rollouts.logps, atol=1e-4, rtol=1e-4)
 
 
+def watched_shapes(monkeypatch):
+    """The shapes of all token ids that are read from now on."""
+    shapes = []
+    for name in ("forward", "hidden_states"):
+        read = getattr(rollout, name)
+        watched = lambda model, ids, read=read, **rest: shapes.append(tuple(ids.shape)) or read(model, ids, **rest)  # noqa: E731
+        monkeypatch.setattr(rollout, name, watched)
+    return shapes
+
+
+@pytest.mark.parametrize("draws", [None, 1, 3])
+@pytest.mark.parametrize("beginning", ["2 3 5 7 9", "", "2 3 5 7 9 9 3 0"])
+def test_a_beginning_that_all_prompts_share_is_read_once_a_draw(policy, monkeypatch, draws, beginning):
+    """Prompts of different lengths, one of which is hardly longer than the beginning: tokens, log-probs and gradients
+    are those of prompts that are read whole."""
+    prompts = [f"{beginning} {rest}".strip() for rest in ("1", "4 2 3", "6 7 0 4 1", "8 2")]
+    noise, spread = draws and NoiseConfig(0.2, "all", relative=True), draws and spread_draws(4, 6, draws, "pooled")
+    shared, found = 1 + len(beginning.split()), []  # one token begins every text
+    for worth in (10**6, 3):
+        monkeypatch.setattr(rollout, "WORTH_SHARING", worth)
+        _, _, model = parts = policy(scale=0.3)
+        with monkeypatch.context() as patch:
+            shapes = watched_shapes(patch)
+            rollouts = roll(parts, prompts=prompts, noise=noise, draws=spread)
+            assert ((draws or 1, shared) in shapes) == (shared >= worth)
+        with carried(model, noise, range(draws)) if noise else nullcontext():
+            logps, _ = completion_logps(model, rollouts, torch.arange(24), 1.0, draws=draws or 1)
+            if draws is None:  # the noisy sampler is read without gradients
+                logps[:, 0].sum().backward(retain_graph=True)  # through the prompt alone
+                logps.square().sum().backward()
+        found.append((rollouts, logps, {name: p.grad for name, p in model.named_parameters()}))
+    (whole, whole_logps, expected), (parted, parted_logps, gradients) = found
+    assert torch.equal(whole.tokens, parted.tokens) and torch.equal(whole.prompts, parted.prompts)
+    torch.testing.assert_close(parted.logps, whole.logps, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(parted_logps, whole_logps, atol=1e-4, rtol=1e-4)
+    for name, gradient in gradients.items() if draws is None else ():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-3, rtol=1e-3, msg=name)
+
+
 @pytest.mark.parametrize(("draws", "readings"), [(None, 4), (1, 4), (3, 12), (6, 24)])
 def test_a_prompt_is_read_once_a_draw_and_nothing_is_computed_beyond_the_last_end(policy, monkeypatch, draws, readings):
-    shapes, forward, longest = [], rollout.forward, []
-    watched = lambda model, ids, **rest: shapes.append(ids.shape) or forward(model, ids, **rest)  # noqa: E731
-    monkeypatch.setattr(rollout, "forward", watched)
+    shapes, longest = watched_shapes(monkeypatch), []
     noise, spread = draws and NoiseConfig(0.1, "all"), draws and spread_draws(4, 6, draws, "pooled")
     for seed in range(16):
         shapes.clear()

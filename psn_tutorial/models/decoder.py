@@ -31,7 +31,7 @@ class Cache:
     Attributes:
         keys, values: one tensor [S, B, Hk, D] per layer, S the longest length it can hold.
         cos, sin: rotary tables [1 or B, S, 1, D]; B when rows are padded by different amounts.
-        visible: [B, S] bool, False on left padding; None when no row is padded.
+        visible: [B, S] bool, False on padding, which lies before or inside the prompt; None when no row is padded.
         length: tokens held so far.
     """
 
@@ -50,6 +50,17 @@ class Cache:
         pick = lambda x: x if x is None or len(x) == 1 else x[rows]  # noqa: E731
         copy = [[_select_filled(x, rows, self.length) for x in kv] for kv in (self.keys, self.values)]
         return Cache(*copy, pick(self.cos), pick(self.sin), pick(self.visible), self.length)
+
+    def begin(self, prefix: "Cache", rows: Tensor) -> None:
+        """Let every row begin with what row ``rows`` [B] of ``prefix`` holds: this cache must still be empty."""
+        self.length = prefix.length
+        for own, held in ((self.keys, prefix.keys), (self.values, prefix.values)):
+            for layer, tokens in enumerate(held):
+                tokens = tokens[: self.length].index_select(1, rows)
+                if torch.is_grad_enabled():
+                    own[layer] = tokens
+                else:
+                    own[layer][: self.length] = tokens
 
     def past(self, layer: int) -> tuple[Tensor, Tensor]:
         """The buffers of ``layer``; what is filled are their first ``length`` rows."""
@@ -96,8 +107,8 @@ def decoder_of(model: nn.Module) -> nn.Module:
 
 
 def rotary(model: nn.Module, length: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rotary cosines and sines [1 or B, length, 1, D] for rows whose padding ``mask`` [B, <= length]
-    marks with 0 on the left; a row's first real token has position 0. See :func:`_rotate`.
+    """Rotary cosines and sines [1 or B, length, 1, D] for rows whose padding ``mask`` [B, <= length] marks with 0; a
+    row's first real token has position 0, and padding takes no position. See :func:`_rotate`.
 
     Raises UserError for more tokens than a rotary embedding of CHANGING has fixed frequencies for.
     """
@@ -111,7 +122,8 @@ def rotary(model: nn.Module, length: int, mask: Tensor | None) -> tuple[Tensor, 
     weight = model.get_input_embeddings().weight
     positions = torch.arange(length, device=weight.device)[None]
     if mask is not None:
-        padding = (~mask.bool()).sum(1, keepdim=True)
+        padding = (~mask.bool()).cumsum(1)  # up to each position; behind the mask, that of the whole row
+        padding = torch.cat([padding, padding[:, -1:].expand(-1, length - mask.shape[1])], 1)
         positions = (positions - padding).clamp_min(0)
     like = torch.empty(0, dtype=torch.float32, device=weight.device)
     cos, sin = model.model.rotary_emb(like, positions)
@@ -120,7 +132,7 @@ def rotary(model: nn.Module, length: int, mask: Tensor | None) -> tuple[Tensor, 
 
 
 def empty_cache(model: nn.Module, rows: int, length: int, mask: Tensor | None = None) -> Cache:
-    """Room for ``length`` tokens in each of ``rows`` rows; ``mask`` [B, Tp] marks left padding with 0."""
+    """Room for ``length`` tokens in each of ``rows`` rows; ``mask`` [B, Tp] marks padding with 0."""
     core = decoder_of(model)
     config, weight = core.config, core.model.norm.weight
     shape = (length, rows, config.num_key_value_heads, core.model.layers[0].self_attn.head_dim)
@@ -128,9 +140,8 @@ def empty_cache(model: nn.Module, rows: int, length: int, mask: Tensor | None = 
     if mask is not None and not bool(mask.all()):
         ones = torch.ones(rows, length - mask.shape[1], dtype=torch.bool, device=mask.device)
         visible = torch.cat([mask.bool(), ones], 1)
-    buffers = [
-        [torch.empty(shape, dtype=weight.dtype, device=weight.device) for _ in core.model.layers] for _ in range(2)
-    ]
+    dtype = _attention_type(weight)
+    buffers = [[torch.empty(shape, dtype=dtype, device=weight.device) for _ in core.model.layers] for _ in range(2)]
     cos, sin = rotary(core, length, None if visible is None else mask)
     return Cache(*buffers, cos, sin, visible)
 
@@ -208,20 +219,26 @@ def _layer(
         x, h, cos, sin = x[:, -last:], h[:, -last:], cos[:, -last:], sin[:, -last:]
     window = getattr(layer.self_attn, "sliding_window", None)
     mixed = _attend(_queries(layer.self_attn, h, cos, sin), keys, values, visible, window)
-    x = x + layer.self_attn.o_proj(mixed)
+    x = x + layer.self_attn.o_proj(mixed.to(x.dtype))
     return x + layer.mlp(layer.post_attention_layernorm(x)), keys, values
 
 
 def _queries(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[B, T, H, D]; Qwen3 normalises queries and keys per head."""
     q = attention.q_proj(x).unflatten(2, (-1, attention.head_dim))
-    return _rotate(attention.q_norm(q) if hasattr(attention, "q_norm") else q, cos, sin)
+    return _rotate(attention.q_norm(q) if hasattr(attention, "q_norm") else q, cos, sin).to(_attention_type(x))
 
 
 def _keys_and_values(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Both [B, T, Hk, D]."""
     k, v = (project(x).unflatten(2, (-1, attention.head_dim)) for project in (attention.k_proj, attention.v_proj))
-    return _rotate(attention.k_norm(k) if hasattr(attention, "k_norm") else k, cos, sin), v
+    k = _rotate(attention.k_norm(k) if hasattr(attention, "k_norm") else k, cos, sin)
+    return k.to(_attention_type(x)), v.to(_attention_type(x))
+
+
+def _attention_type(x: Tensor) -> torch.dtype:
+    """What attention to states like ``x`` is computed in: a CPU's kernels for half types are many times slower."""
+    return torch.float32 if x.device.type == "cpu" else x.dtype
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -244,7 +261,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, window: int
     if visible is not None:
         visible = visible[:, start : start + end]
     window = window if window and window < end else None
-    if new == 1 and q.device.type == "cpu" and q.dtype == torch.float32:  # half types need its wider sums
+    if new == 1 and q.device.type == "cpu":
         return _attend_once(q, k, v, visible)
     mixed = F.scaled_dot_product_attention(
         q.transpose(1, 2),
@@ -258,15 +275,16 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, window: int
 
 
 def _attend_once(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """:func:`_attend` for one position, written out: on a CPU the fused kernel starts anew for every row and head,
-    which costs a small model more than the arithmetic."""
+    """:func:`_attend` for one position, as two batched products: on a CPU the fused kernel starts anew for every row
+    and head, and takes a key several times where queries share it."""
     rows, _, heads, size = q.shape
-    q = (q * size**-0.5).view(rows, k.shape[2], heads // k.shape[2], size)  # queries of one group share their key
-    k, v = k[:, :, :, None], v[:, :, :, None]
-    scores = (k * q).sum(-1, keepdim=True)  # [S, B, Hk, H / Hk, 1]
+    length, _, shared, _ = k.shape
+    q = (q * size**-0.5).view(rows * shared, heads // shared, size)  # the queries that share a key stand together
+    k, v = (x.reshape(length, rows * shared, size).transpose(0, 1) for x in (k, v))
+    scores = (q @ k.mT).view(rows, heads, length)
     if visible is not None:
-        scores = scores.masked_fill(~visible.T[:, :, None, None, None], -torch.inf)
-    return (scores.softmax(0) * v).sum(0).view(rows, 1, heads * size)
+        scores = scores.masked_fill(~visible[:, None], -torch.inf)
+    return (scores.softmax(-1).view(rows * shared, heads // shared, length) @ v).view(rows, 1, heads * size)
 
 
 def _attention_mask(
