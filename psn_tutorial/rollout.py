@@ -7,6 +7,7 @@ top-p and no top-k.
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -261,7 +262,7 @@ def choose(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class Reading:
-    """What a policy says of tokens it is shown, all [B, T] and meaningless outside the mask.
+    """What a policy says of tokens it is shown, all [B, T] and 0 outside the mask.
 
     Attributes:
         logps: log-probs of the tokens, with gradient if gradients are on.
@@ -286,9 +287,9 @@ def read_completions(
 ) -> Reading:
     """Show ``model``, as it is now, the completions of some rows of a batch.
 
-    Neighbouring rows with the same prompt share one reading of it, as they did when they were sampled. Of a large
-    vocabulary the logits [B, T, V] never exist at once: they are made, used and, for the backward pass, made again in
-    pieces of at most LOGITS numbers.
+    Neighbouring rows with the same prompt share one reading of it, as they did when they were sampled. The head reads
+    what is under the mask, and no more. Of a large vocabulary its logits never exist at once: they are made, used and,
+    for the backward pass, made again in pieces of at most LOGITS numbers.
 
     Args:
         rows: [b] which rollouts.
@@ -298,21 +299,21 @@ def read_completions(
         draws: inside a carrier of noise the number N of its draws: all rows are read under each; then B = N * b.
         recompute: see :func:`psn_tutorial.models.decoder.hidden_states`.
     """
-    tokens = rollouts.tokens[rows].repeat(draws, 1)
-    head = decoder_of(model).lm_head
-    first, later = _completion_states(model, rollouts, rows, draws, recompute)
+    tokens, mask = (x[rows].repeat(draws, 1) for x in (rollouts.tokens, rollouts.mask))
+    head, length = decoder_of(model).lm_head, max(1, int(mask.any(0).sum()))  # of the longest of these
+    states = _completion_states(model, rollouts, rows, length, draws, recompute)[mask[:, :length]]
 
-    def read(logits: Tensor, ids: Tensor) -> tuple[Tensor | None, ...]:
-        logits = logits.float() / temperature
+    def read(states: Tensor, ids: Tensor) -> tuple[Tensor | None, ...]:
+        logits = head(states).float() / temperature
         logps, entropies = token_logps(logits, ids, entropy)
         return logps, entropies, token_certainty(logits, certainty) if certainty else None
 
-    if tokens.numel() * head.out_features <= LOGITS:
-        return Reading(*read(torch.cat([first, head(later)], 1), tokens))
-    parts, width = [read(first, tokens[:, :1])], max(1, LOGITS // (len(tokens) * head.out_features))
-    for states, ids in zip(later.split(width, 1), tokens[:, 1:].split(width, 1), strict=True):
-        parts.append(checkpoint(lambda x, ids: read(head(x), ids), states, ids, use_reentrant=False))
-    return Reading(*(None if part[0] is None else torch.cat(part, 1) for part in zip(*parts, strict=True)))
+    size = max(1, LOGITS // head.out_features)
+    pieces = list(zip(states.split(size), tokens[mask].split(size), strict=True))
+    read_again = partial(checkpoint, read, use_reentrant=False) if len(pieces) > 1 else read
+    parts = zip(*(read_again(*piece) for piece in pieces), strict=True)
+    zeros = torch.zeros(mask.shape, device=mask.device)
+    return Reading(*(None if part[0] is None else zeros.masked_scatter(mask, torch.cat(part)) for part in parts))
 
 
 def completion_logps(
@@ -325,33 +326,35 @@ def completion_logps(
 
 def completion_logits(model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, draws: int = 1) -> Tensor:
     """Logits / temperature [N * b, T, V] of the distributions that the tokens of some rows come from, all at once."""
-    first, later = _completion_states(model, rollouts, rows, draws)
-    return torch.cat([first, decoder_of(model).lm_head(later)], 1).float() / temperature
+    states = _completion_states(model, rollouts, rows, rollouts.tokens.shape[1], draws)
+    return decoder_of(model).lm_head(states).float() / temperature
 
 
 def _completion_states(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, draws: int, recompute: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The logits [B, 1, V] of the first token, and the hidden states [B, T - 1, H] from which those of the later ones
-    follow."""
-    tokens = rollouts.tokens[rows].repeat(draws, 1)
+    model: nn.Module, rollouts: Rollouts, rows: Tensor, length: int, draws: int, recompute: bool = False
+) -> Tensor:
+    """The hidden states [N * b, length, H] from which the logits of the first ``length`` tokens follow."""
+    tokens = rollouts.tokens[rows, :length].repeat(draws, 1)
     _, prompt, counts = rollouts.prompts[rows].unique_consecutive(dim=0, return_inverse=True, return_counts=True)
     reading = rows[counts.cumsum(0) - counts].repeat(draws)  # one row of each run of equal prompts
     prompt = torch.cat([prompt + draw * len(counts) for draw in range(draws)])  # [N * b] its place among the readings
 
     ids, mask = rollouts.prompts[reading], rollouts.prompt_mask[reading]
-    last, cache = _read_prompts(model, ids, mask, tokens.shape[1], draws, recompute)
-    first = decoder_of(model).lm_head(last).index_select(0, prompt)
-    return first, hidden_states(model, tokens[:, :-1], cache=cache.select(prompt), recompute=recompute)
+    last, cache = _read_prompts(model, ids, mask, length, draws, recompute)
+    first = last.index_select(0, prompt)
+    if length == 1:
+        return first
+    return torch.cat([first, hidden_states(model, tokens[:, :-1], cache=cache.select(prompt), recompute=recompute)], 1)
 
 
 def token_logps(logits: Tensor, tokens: Tensor, entropy: str = "none") -> tuple[Tensor, Tensor | None]:
-    """Log-probs [B, T] of ``tokens`` [B, T] in ``logits`` [B, T, V], and the entropy of each distribution, in nats.
+    """Log-probs [...] of ``tokens`` [...] in ``logits`` [..., V], and the entropy of each distribution, in nats.
 
     Args:
         entropy: "none" (None comes back), "value" (no gradient) or "gradient".
     """
-    logps = -F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+    size = logits.shape[-1]
+    logps = -F.cross_entropy(logits.view(-1, size), tokens.flatten(), reduction="none").view(tokens.shape)
     if entropy == "none":
         return logps, None
     with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "gradient"):
