@@ -192,6 +192,7 @@ class RunConfig(TrainConfig):
     evaluate: bool = option(True, "evaluate the clean policy at the end")
     eval_every: int = option(0, "steps between evaluations on the way; 0: at the end only")
     batch: int = option(2048, "answers sampled at once in an evaluation: bounds the memory")
+    transcripts: int = option(0, "held-out problems whose answers are kept as text, at the start and when it evaluates")
     # The model
     lora_rank: int = option(0, "rank of an adapter that learns in place of the weights; 0: the weights learn")
     lora_alpha: float = option(32.0, "the adapter adds alpha / rank times B A")
@@ -201,7 +202,7 @@ class RunConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("eval_every", "lora_rank"):
+        for name in ("eval_every", "transcripts", "lora_rank"):
             check_range(name, getattr(self, name), low=0, whole=True)
         check_range("lora_rank", self.lora_rank, high=LARGEST_RANK, whole=True)
         check_positive("lora_alpha", self.lora_alpha)
@@ -271,4 +272,5 @@ def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
         (config.correction != "none", "with the correction none", ("correction_mode",)),
         (config.advantage == "pass_at_k", f"with the advantage {config.advantage}", ("pass_k",)),
         (config.lora_rank > 0, "without lora_rank", ("lora_alpha",)),
+        (config.evaluate, "without evaluations", ("transcripts",)),
     ]

@@ -65,6 +65,7 @@ HEADINGS = {
         "allow_overlap",
         "samples",
         "batch",
+        "transcripts",
         "save_every",
     ),
 }

@@ -1,7 +1,8 @@
-"""The experiments that ``psn-tutorial compare`` runs, in three sizes and one on a language model.
+"""The experiments that ``psn-tutorial compare`` runs, in three sizes and three on language models.
 
 quick takes seconds (does everything work?), demo minutes, full has more seeds, for the record;
-qlora trains a 4-bit language model with an adapter, for an hour.
+qlora trains our own small language model in 4 bits with an adapter, for an hour; qwen and smollm2 train pretrained
+ones, for hours, from the hub or from a GGUF file (``--base``).
 """
 
 from collections.abc import Mapping
@@ -88,6 +89,84 @@ SUMS = Experiment(
 )
 
 
+# One line per answer: a CPU cannot afford long ones.
+ANSWERED_IN_A_LINE = {"source": "sums", "style": "line", "examples": 1, "completion": 40}
+
+QWEN = Experiment(
+    task="math",
+    question=(
+        "A pretrained Qwen of half a billion weights, in 4 bits with an adapter, on worded sums of two steps. "
+        "What does training make of its answers, and does weight noise change that?"
+    ),
+    arms={
+        "grpo": Arm("GRPO"),
+        "hot": Arm("GRPO, sampled at T = 1.2", {"sampling_temperature": 1.2}),
+        "psn": Arm("PSN-GRPO", {"sigma": 0.1, "relative": True, "targets": "mlp", "draws": 4}),
+    },
+    common={
+        "base": "qwen2.5-coder-0.5b-instruct",
+        "difficulty": {**ANSWERED_IN_A_LINE, "sum_steps": 2},
+        "lora_rank": 16,
+        "four_bit": True,
+        "compute": "bfloat16",
+        "prompts": 4,
+        "group": 8,
+        "steps": 40,
+        "lr": 2e-4,
+        "micro_batch": 32,
+        "eval_every": 20,
+        "save_every": 10,
+        "samples": 16,
+        "eval_problems": 40,
+        "batch": 320,
+        "transcripts": 8,
+    },
+    seeds=(0, 1),
+    metrics=("pass@1", "pass@4", "pass@16"),
+    frontier=("pass@1", "pass@16"),
+)
+
+SMOLLM2 = Experiment(
+    task="math",
+    question=(
+        "A smaller pretrained model, with an adapter, on worded sums of one step. What do the correction and the "
+        "real-time schedule add to the noise?"
+    ),
+    arms={
+        "grpo": Arm("GRPO"),
+        "hot": Arm("GRPO, sampled at T = 1.1", {"sampling_temperature": 1.1}),
+        "psn": Arm("PSN-GRPO", {"sigma": 0.03, "relative": True, "targets": "mlp", "draws": 4}),
+        "psn-no-tis": Arm(
+            "PSN-GRPO without TIS",
+            {"sigma": 0.03, "relative": True, "targets": "mlp", "draws": 4, "correction": "none"},
+        ),
+        "psn-realtime": Arm(
+            "PSN-GRPO, sigma adapted in real time",
+            {
+                "sigma": 0.03,
+                "relative": True,
+                "targets": "mlp",
+                "draws": 4,
+                "schedule": "realtime",
+                "encoder": "all-MiniLM-L6-v2",
+            },
+        ),
+    },
+    common={
+        **QWEN.common,
+        "base": "smollm2-135m-instruct",
+        "difficulty": {**ANSWERED_IN_A_LINE, "sum_steps": 1},
+        "four_bit": False,
+        "compute": "float32",
+        "prompts": 8,
+        "eval_problems": 60,
+    },
+    seeds=(0, 1, 2),
+    metrics=QWEN.metrics,
+    frontier=QWEN.frontier,
+)
+
+
 def _smaller(experiment: Experiment, common: Mapping[str, Any], **changes: Any) -> Experiment:
     return replace(experiment, common={**experiment.common, **common}, **changes)
 
@@ -112,6 +191,8 @@ PRESETS: dict[str, dict[str, Experiment]] = {
         "countdown": replace(COUNTDOWN, seeds=(0, 1, 2)),
     },
     "qlora": {"sums": SUMS},
+    "qwen": {"qwen": QWEN},
+    "smollm2": {"smollm2": SMOLLM2},
 }
 
 

@@ -22,6 +22,7 @@ from psn_tutorial.experiments.presets import preset
 from psn_tutorial.experiments.results import FILE, Comparison, read_comparison
 from psn_tutorial.jobs.evaluating import evaluate_policy, open_or_create
 from psn_tutorial.jobs.interrupt import Stop
+from psn_tutorial.jobs.policies import base_of, source_of_base
 from psn_tutorial.jobs.progress import follow
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.jobs.training import TrainingJob
@@ -133,7 +134,7 @@ def _train(folder: Path, config: Any, command: Sequence[str] | None, stop: Any, 
     """Train what is left of one run; False when it was finished before."""
     stop.check()
     job, begun = TrainingJob(config), (folder / "config.json").is_file()
-    run = open_or_create(folder, job.settings, command)
+    run = open_or_create(folder, job.settings, command, source_of_base(base_of(config)))
     if begun and RunRecord.read(folder).finished:
         return False
     if begun:

@@ -19,7 +19,9 @@ from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, source_of_base, starting_policy
 from psn_tutorial.jobs.problems import check_apart, held_out_problems, training_problems
 from psn_tutorial.jobs.records import settings_of
+from psn_tutorial.jobs.transcribing import transcribe
 from psn_tutorial.runs.folder import RunFolder
+from psn_tutorial.runs.transcripts import Transcript, read_transcripts, write_transcripts
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task
 from psn_tutorial.trainer import Trainer
@@ -28,8 +30,8 @@ from psn_tutorial.trainer import Trainer
 class TrainingJob:
     """A training run with everything it needs. Make it with ``start`` or ``resume``.
 
-    Attributes: ``config``, ``run``, ``trainer``, ``record`` (the evaluations so far), ``task`` and
-    ``held_out`` (the problems to evaluate on).
+    Attributes: ``config``, ``run``, ``trainer``, ``record`` (the evaluations so far), ``transcripts`` (the answers kept
+    so far), ``task`` and ``held_out`` (the problems to evaluate on).
     """
 
     def __init__(self, config: RunConfig):
@@ -44,6 +46,7 @@ class TrainingJob:
         self.base_sha256 = fingerprint(self.policy.model)
         self.trainer = Trainer(config, self.policy, self.task, problems)
         self.record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
+        self.transcripts: list[Transcript] = []
         self._saved = 0  # the step of the newest checkpoint that did not fall due by itself
 
     @property
@@ -87,6 +90,7 @@ class TrainingJob:
             self._saved = checkpoint.step
         kept = {step: results for step, results in evaluations.steps.items() if step <= self._saved}
         self.record = replace(evaluations, steps=kept)
+        self.transcripts = [t for t in read_transcripts(run.path) if t.step <= self._saved]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -106,6 +110,8 @@ class TrainingJob:
             raise
 
     def _train(self, stop: Stop, progress: bool) -> Iterator[dict[str, Any]]:
+        if self.trainer.step_number == 0 and self.config.evaluate:
+            self._transcribe()
         self._evaluate_if_due(stop, progress)  # what an interruption cut off
         for record in self.trainer.train():
             yield record
@@ -122,8 +128,17 @@ class TrainingJob:
         self._save()
         with stop.at_once():
             sampling = self.config.evaluation().sampling
-            self.record.steps[step] = evaluate(self.policy, self.task, self.held_out, **sampling, progress=progress)
+            results = evaluate(self.policy, self.task, self.held_out, **sampling, progress=progress)
+            self._transcribe()
+        self.record.steps[step] = results
         self.record.write(self.run.path / "eval.json")
+
+    def _transcribe(self) -> None:
+        """Keep answers to the first few held-out problems, unless those of this step are there."""
+        step, some = self.trainer.step_number, self.held_out[: self.config.transcripts]
+        if some and all(t.step != step for t in self.transcripts):
+            self.transcripts += transcribe(self.trainer, some)
+            write_transcripts(self.run.path, self.transcripts)
 
     def _save(self) -> None:
         """Write a checkpoint unless there is one of this step, the trainer's own or ours."""

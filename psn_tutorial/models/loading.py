@@ -26,6 +26,7 @@ from psn_tutorial.models.policy import Policy
 # The small Qwens this project is written for, by the name a reader would type.
 MODELS = {
     "qwen2.5-0.5b-instruct": "Qwen/Qwen2.5-0.5B-Instruct",
+    "qwen2.5-coder-0.5b-instruct": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
     "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
     "qwen2.5-1.5b-instruct": "Qwen/Qwen2.5-1.5B-Instruct",
     "qwen2.5-math-1.5b": "Qwen/Qwen2.5-Math-1.5B",
@@ -33,6 +34,7 @@ MODELS = {
     "qwen3-0.6b-base": "Qwen/Qwen3-0.6B-Base",
     "qwen3-1.7b": "Qwen/Qwen3-1.7B",
     "qwen3-1.7b-base": "Qwen/Qwen3-1.7B-Base",
+    "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")

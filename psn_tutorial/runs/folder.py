@@ -4,6 +4,7 @@
           provenance.json    commit, versions, hardware, command, wall time
           steps.jsonl        one JSON object per step
           eval.json          written by the evaluation
+          transcripts.jsonl  some answers as text, where they are asked for
           checkpoints/step-000100/{model.safetensors, optimizer.safetensors, state.json}
 
 Nothing here is pickled. Every file and folder appears under its own name only when it is complete
