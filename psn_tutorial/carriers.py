@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from psn_tutorial.choices import LINEAR_TARGETS
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.qlora import dense_weight, is_four_bit
 from psn_tutorial.noise import (
@@ -40,7 +41,7 @@ from psn_tutorial.noise import (
 def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iterator[NoiseReceipt]:
     """The model with the noise of these draws, by the carrier that ``config`` names.
 
-    "auto" is "lowrank" for a model with 4-bit layers and "weights" for any other.
+    What "auto" means, see :func:`carrier_of`.
 
     Raises:
         UserError: no draw, a filter that matches nothing that the carrier can carry, or a matrix that it cannot.
@@ -59,10 +60,16 @@ def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
 
 
 def carrier_of(model: nn.Module, config: NoiseConfig) -> str:
-    """The carrier that ``config`` means for this model: one of "weights", "dense" and "lowrank"."""
+    """The carrier that ``config`` means for this model: one of "weights", "dense" and "lowrank".
+
+    "auto" is "lowrank" beside weights that do not learn, those of a model with 4-bit layers or with an adapter: several
+    draws then cost no copies of its matrices. It is "weights" for all other models, and where an adapter's base, not in
+    4 bits, is to have noise elsewhere than in its linear layers.
+    """
     if config.carrier != "auto":
         return config.carrier
-    return "lowrank" if any(map(is_four_bit, model.modules())) else "weights"
+    adapted = hasattr(model, "disable_adapter") and config.targets in LINEAR_TARGETS
+    return "lowrank" if adapted or any(map(is_four_bit, model.modules())) else "weights"
 
 
 def change_since(model: nn.Module, config: NoiseConfig) -> Callable[[], float]:

@@ -13,6 +13,7 @@ from psn_tutorial.choices import (
     DEVICES,
     DIRECTIONS,
     LARGEST_SIGMA,
+    LINEAR_TARGETS,
     MODES,
     PROBES,
     SPREADS,
@@ -51,7 +52,9 @@ class TrainConfig(ScheduleConfig):
     draws: int = option(1, "noise draws per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
     antithetic: bool = option(False, "draws come in pairs, eps and -eps")
-    carrier: str = option("auto", "how the noise is applied; auto: beside 4-bit weights, in others", CARRIERS)
+    carrier: str = option(
+        "auto", "how the noise is applied; auto: beside weights that do not learn, else in them", CARRIERS
+    )
     noise_rank: int = option(16, "rank of the noise of the carrier lowrank")
     # What the real-time schedule looks at
     probes: str = option("reuse", "realtime: the step's rollouts, or two more per prompt", PROBES)
@@ -256,7 +259,9 @@ def check_effects(config: RunConfig, named: Container[str], where: str = "") -> 
 
 def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
     """(a condition, what is so where it does not hold, the settings that have an effect only where it holds)."""
-    schedule, low_rank = config.schedule, config.carrier == "lowrank" or (config.carrier == "auto" and config.four_bit)
+    schedule = config.schedule
+    beside = config.four_bit or (config.lora_rank > 0 and config.targets in LINEAR_TARGETS)
+    low_rank = config.carrier == "lowrank" or (config.carrier == "auto" and beside)
     noise = ("schedule", "targets", "relative", "draws", "spread", "antithetic", "carrier", "noise_rank", "mixture")
     realtime = tuple(f"realtime_{name}" for name in ("target", "mix", "factor"))
     other = f"with the schedule {schedule}"

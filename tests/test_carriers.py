@@ -15,7 +15,7 @@ pytest.importorskip("peft")
 from psn_tutorial.carriers import carried, carrier_of, change_since, left_out, linear_layers  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.models.decoder import forward  # noqa: E402
-from psn_tutorial.models.qlora import QLoRAConfig, dense_weight, dequantised, load_base, load_qlora  # noqa: E402
+from psn_tutorial.models.qlora import QLoRAConfig, adapted, dense_weight, dequantised, load_base, load_qlora  # noqa: E402
 from psn_tutorial.noise import NoiseConfig, gaussian, perturbed, stacked  # noqa: E402
 
 IDS = torch.randint(3, 40, (6, 7), generator=torch.Generator().manual_seed(0))
@@ -220,6 +220,21 @@ def test_auto_takes_the_carrier_that_the_model_allows(model, policy):
     before = plain.model.layers[0].mlp.up_proj.weight.detach().clone()
     with carried(plain, NoiseConfig(0.1), [0]):
         assert not torch.equal(plain.model.layers[0].mlp.up_proj.weight, before)
+
+
+def test_auto_keeps_the_noise_beside_weights_that_do_not_learn(policy):
+    """An adapter's base in full precision: its linear layers. Where other weights are named, it is in the weights."""
+    _, tokenizer, plain = policy()
+    inside = adapted(plain, QLoRAConfig(rank=2))
+    for targets in ("mlp", "attention", "head"):
+        assert carrier_of(inside, NoiseConfig(0.1, targets)) == "lowrank"
+    for targets in ("norms", "embeddings", "all", r"\.mlp\."):
+        assert carrier_of(inside, NoiseConfig(0.1, targets)) == "weights"
+    before = {name: p.detach().clone() for name, p in inside.named_parameters()}
+    clean = logits(inside, IDS % len(tokenizer))
+    with carried(inside, NoiseConfig(0.5), [0, 1]):
+        assert not torch.equal(logits(inside, IDS % len(tokenizer)), clean)
+        assert all(torch.equal(p, before[name]) for name, p in inside.named_parameters())
 
 
 def test_weights_and_dense_are_perturbed_for_one_draw_and_stacked_for_several(policy):
