@@ -15,7 +15,6 @@ from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.policy import encode
 from psn_tutorial.models.tiny import load
 from psn_tutorial.tasks import get_task, load_split
-from psn_tutorial.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ class Countdown:
     """The shipped policy of Countdown (139k parameters), its problems and the prompts of one batch."""
 
     def __init__(self, sizes: Sizes):
-        self.task: Task = get_task("countdown")
+        self.sizes, self.task = sizes, get_task("countdown")
         self.policy = load(base_folder("countdown"))
         self.model, self.tokenizer = self.policy
         self.problems = load_split("countdown", "train")
-        texts = [self.task.prompt(problem) for problem in self.problems[: sizes.prompts]]
-        self.prompts = encode(self.tokenizer, texts)
+        self.texts = [self.task.prompt(problem) for problem in self.problems]
+        self.prompts = encode(self.tokenizer, self.texts[: sizes.prompts])
         assert self.prompts.ids.shape == (sizes.prompts, sizes.prompt) and self.prompts.mask.all()
 
 
@@ -94,25 +93,31 @@ class Floor:
         return self.inputs[width][: rows * tokens].view(-1, tokens, self.head_dim)[: rows * self.heads]
 
     @torch.no_grad()
-    def update(self, rows: int | None = None) -> None:
-        """Forward and backward products over ``rows`` rollouts with their prompts: three per linear layer."""
-        s = self.sizes
+    def update(self, rows: int | None = None, frozen: bool = False) -> None:
+        """Forward and backward products over ``rows`` rollouts with their prompts: three per linear layer, two where
+        its weight is ``frozen``."""
+        s, multiply = self.sizes, self.two if frozen else self.three
         rows, length = s.rows if rows is None else rows, s.prompt + s.new - 1
         x = self.heads_of(rows, length)
         for _ in range(self.layers):
             for weight in self.weights:
-                self.three(weight, rows * length)
+                multiply(weight, rows * length)
             scores = x @ x.mT
             scores @ x  # and backward: the gradients of scores, values, queries and keys
             x @ x.mT, scores.mT @ x, scores @ x, scores.mT @ x
-        logps = self.three(self.head, rows * s.new).log_softmax(-1)
+        logps = multiply(self.head, rows * s.new).log_softmax(-1)
         logps.exp()  # the gradient of the log-softmax needs the probabilities
 
+    def two(self, weight: Tensor, rows: int) -> Tensor:
+        """y = x W^T, and backward dx = dy W."""
+        y = self.inputs[weight.shape[1]][:rows] @ weight.T
+        y @ weight
+        return y
+
     def three(self, weight: Tensor, rows: int) -> Tensor:
-        """y = x W^T, and backward dx = dy W and dW = dy^T x."""
-        x = self.inputs[weight.shape[1]][:rows]
-        y = x @ weight.T
-        y @ weight, y.T @ x
+        """Also dW = dy^T x."""
+        y = self.two(weight, rows)
+        y.T @ self.inputs[weight.shape[1]][:rows]
         return y
 
 

@@ -37,6 +37,9 @@ class Contrasted:
     def verify(self, response: str, problem: Any) -> Any:
         return replace(self.task.verify(response, problem), correct=zlib.crc32(response.encode()) % 2 == 0)
 
+    def verify_many(self, responses: Any, problems: Any) -> list[Any]:
+        return [self.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
+
 
 def our_step(sizes: Sizes, contrasted: bool, sigma: float):
     """One step of our trainer, as a program."""
@@ -46,15 +49,19 @@ def our_step(sizes: Sizes, contrasted: bool, sigma: float):
     return Trainer(config, shared.policy, task, shared.problems).step
 
 
-def against_trl(sizes: Sizes, contrasted: bool, programs: dict, args) -> tuple[Seconds, dict]:
-    """Seconds of trl's steps and of ``programs``, which run between them; and what trl logged last."""
+def against_trl(shared: Any, task: Any, programs: dict, args, micro_batch: int = 0) -> tuple[Seconds, dict]:
+    """Seconds of trl's steps and of ``programs``, which run between them; and what trl logged last.
+
+    shared: a Countdown, or what else has its attributes; task: its own, or Contrasted; micro_batch: rollouts per
+    forward and backward pass, 0 for all at once.
+    """
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    shared, now = Countdown(sizes), CLOCKS[args.clock]
-    task = Contrasted(shared.task) if contrasted else shared.task
-    problems = {task.prompt(problem): problem for problem in shared.problems}
+    sizes, now = shared.sizes, CLOCKS[args.clock]
+    micro_batch = micro_batch or sizes.rows
+    problems = dict(zip(shared.texts, shared.problems, strict=True))
 
     def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         return [float(task.verify(text, problems[p]).correct) for p, text in zip(prompts, completions, strict=True)]
@@ -82,7 +89,8 @@ def against_trl(sizes: Sizes, contrasted: bool, programs: dict, args) -> tuple[S
         config = GRPOConfig(
             output_dir=folder,
             max_steps=args.warmup + args.rounds,
-            per_device_train_batch_size=sizes.rows,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=sizes.rows // micro_batch,
             num_generations=sizes.group,
             max_completion_length=sizes.new,
             temperature=1.0,
@@ -153,7 +161,9 @@ def main(words: list[str] | None = None) -> list[dict]:
         }
         logged: dict = {}
         if with_trl:
-            seconds, logged = against_trl(sizes, contrasted, programs, args)
+            shared = Countdown(sizes)
+            task = Contrasted(shared.task) if contrasted else shared.task
+            seconds, logged = against_trl(shared, task, programs, args)
         else:
             seconds = interleave(programs, args)
         goals = [(THEIRS, OURS, ">= 2"), (THEIRS, NOISY, "")] if with_trl else []

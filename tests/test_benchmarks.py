@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.models.smollm2 import FILE
+from tests.models.smollm2 import FOLDER as FOLDER_OF_MODELS
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 TINY = ["--prompts", "2", "--group", "4", "--rounds", "2", "--warmup", "0"]
 
@@ -33,6 +36,7 @@ def test_every_script_is_tested_here():
         "memory",
         "noise",
         "qlora",
+        "real",
         "sampling",
         "scheduler",
         "step",
@@ -97,6 +101,19 @@ def test_a_step_beside_trl(tmp_path):
         assert all(times["min"] > 0 for times in result["seconds"].values()) and len(result["seconds"]) == 4
         tokens = [rollouts["tokens"] for rollouts in result["rollouts"].values()]
         assert len(tokens) == 3 and all(0 < n <= 8 * 18 for n in tokens)
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="SmolLM2 is not here: python -m tests.models.smollm2")
+def test_a_pretrained_model_beside_generate(tmp_path, monkeypatch):
+    monkeypatch.setenv("PSN_TUTORIAL_CACHE", str(FOLDER_OF_MODELS))
+    words = [*TINY, "--base", str(FILE), "--new", "4", "--longest", "12", "--mean", "3", "--step-new", "3", "--no-trl"]
+    full, ending, step = results = load("real").main([*words, "--out", str(tmp_path / "record.json")])
+    assert json.loads((tmp_path / "record.json").read_text())["results"] == results
+    script = load("real")
+    for name in (script.OURS, script.GENERATE):
+        assert full[f"tokens, {name}"] == 8 * 4
+        assert 8 < ending[f"tokens, {name}"] < 8 * 8
+    assert set(step["seconds"]) == {script.STEP, script.NOISY, script.FLOOR}
 
 
 def test_the_carriers_of_a_4_bit_model(tmp_path):
@@ -177,6 +194,10 @@ def test_the_floor_has_exactly_the_products_of_the_model():
 
     assert flops(floor.sampling) == flops(sampling) > 0
     assert flops(floor.update) == flops(update) > 0
+    model.requires_grad_(False)
+    embeddings = model.get_input_embeddings()
+    embeddings.register_forward_hook(lambda module, inputs, out: out.detach().requires_grad_())
+    assert flops(lambda: floor.update(frozen=True)) == flops(update)
 
 
 def test_every_group_learns_from_the_contrasted_reward():
