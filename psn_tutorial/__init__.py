@@ -17,6 +17,8 @@ _HOME = {
     "evaluation.estimators": ("pass_at_k", "pass_at_k_interval"),
     "evaluation.intervals": ("paired_difference",),
     "evaluation.metrics": ("summarise",),
+    "evaluation.probes": ("Probe", "Sampler"),
+    "evaluation.probing": ("probe",),
     "evaluation.sampling": ("evaluate", "exact_success"),
     "experiments.presets": ("preset",),
     "experiments.results": ("read_comparison",),

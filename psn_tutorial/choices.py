@@ -4,8 +4,8 @@ Apart from the functions that they choose between, so that a command line and a 
 """
 
 # noise
+TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
 LINEAR_TARGETS = ("mlp", "attention", "head")  # whose weights are matrices of linear layers
-TARGETS = (*LINEAR_TARGETS, "embeddings", "norms", "all")
 CARRIERS = ("auto", "weights", "dense", "lowrank")
 SPREADS = ("pooled", "per_group")
 LARGEST_SIGMA = 1e6  # beyond, weights and sums of squares leave the range of their types

@@ -181,6 +181,35 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """How a policy that is not trained is probed (:mod:`psn_tutorial.evaluation.probing`)."""
+
+    task: str = option("math", "what the policy is asked to do", TASKS)
+    difficulty: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
+    )
+    eval_file: str | None = option(None, "problems to ask, a line of JSON each; none: the shipped ones")
+    eval_problems: int | None = option(None, "ask the first so many of them; none: all")
+    answers: int = option(8, "answers to a problem in one set: pass@k is known up to here")
+    sets: int = option(4, "sets of answers, each with draws of its own: for the intervals")
+    seed: int = option(0, "seed of the noise and of the sampling")
+    batch: int = option(256, "answers sampled at once: bounds the memory")
+    four_bit: bool = option(False, "hold the policy in 4 bits (NF4)")
+    compute: str = option("float32", "type that the policy computes in", COMPUTE_TYPES)
+    device: str = option("auto", "where to compute; auto: CUDA if there is any", DEVICES)
+
+    def __post_init__(self) -> None:
+        check_choice("task", self.task, TASKS)
+        check_choice("compute", self.compute, COMPUTE_TYPES)
+        check_choice("device", self.device, DEVICES)
+        for name in ("answers", "sets", "batch"):
+            check_range(name, getattr(self, name), low=1, whole=True)
+        check_seed(self.seed)
+        if self.eval_problems is not None:
+            check_range("eval_problems", self.eval_problems, low=1, whole=True)
+
+
+@dataclass(frozen=True)
 class RunConfig(TrainConfig):
     """A training run as it stands in a run folder: also its problems, and when it is evaluated."""
 

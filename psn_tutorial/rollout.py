@@ -1,8 +1,8 @@
 """Sampling: prompts in, completions and the sampler's own log-probabilities out.
 
 The sampler is the noisy policy mu = pi_{theta + eps}. What is kept of it are the log-probs of the tokens it chose, at
-the temperature it used and over the full vocabulary, because the importance ratio needs exactly those. There is no
-top-p and no top-k.
+the temperature it used and over the full vocabulary, because the importance ratio needs exactly those. Training uses
+no top-p and no top-k: where they sample nothing, no ratio can make up for it.
 """
 
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from psn_tutorial.carriers import carried
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_positive, check_range
 from psn_tutorial.models.decoder import Cache, decoder_of, empty_cache, forward, hidden_states
 from psn_tutorial.models.policy import Policy, Prompts, end_tokens, padding_token
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt
@@ -87,6 +87,7 @@ def sample(
     noise: NoiseConfig | None = None,
     draws: Tensor | None = None,
     ends: bool = True,
+    top_p: float = 1.0,
 ) -> Rollouts:
     """Sample ``group`` completions of every prompt.
 
@@ -100,12 +101,13 @@ def sample(
         generator: the only source of randomness here; the noise has its own seeds.
         noise, draws: None for the clean policy; ``draws`` [P, G] names the draw of each rollout, each equally often.
         ends: False: an end token is a token like others, and every completion has ``max_tokens``.
+        top_p: see :func:`choose`.
 
     Raises:
-        UserError: the temperature is not above 0, or the draws do not share the rows evenly.
+        UserError: the temperature is not above 0, top_p is not in (0, 1], or the draws do not share the rows evenly.
     """
-    if not temperature > 0:
-        raise UserError(f"temperature must be > 0, got {temperature}")
+    check_positive("temperature", temperature)
+    check_range("top_p", top_p, above=0, high=1)
     model, tokenizer = policy
     count = len(prompts.ids)
     if noise is None or noise.sigma == 0:
@@ -121,7 +123,7 @@ def sample(
         last, cache = _read_prompts(model, ids[starts], prompt_mask[starts], max_tokens, blocks)
         rows = torch.arange(len(starts), device=device).repeat_interleave(repeats)
         logits, cache = decoder_of(model).lm_head(last)[rows, 0], cache.select(rows)
-        tokens, logps = _decode(model, logits, cache, blocks, max_tokens, end_ids, generator, temperature)
+        tokens, logps = _decode(model, logits, cache, blocks, max_tokens, end_ids, generator, temperature, top_p)
     back = order.argsort()
     tokens, logps = tokens[back], logps[back]
     end = torch.isin(tokens, end_ids)
@@ -205,6 +207,7 @@ def _decode(
     end_ids: Tensor,
     generator: torch.Generator,
     temperature: float,
+    top_p: float,
 ) -> tuple[Tensor, Tensor]:
     """Draw tokens one by one until every row has ended: tokens and log-probs, both [B, T]. Rows that have ended leave
     the batch; a row's random numbers do not depend on which others are still in it."""
@@ -215,7 +218,7 @@ def _decode(
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
     for t in range(max_tokens):
         uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64).to(device)
-        tokens[place, t], logps[place, t] = choose(logits, temperature, uniform[place])
+        tokens[place, t], logps[place, t] = choose(logits, temperature, uniform[place], top_p)
         ended |= torch.isin(tokens[:, t], end_ids)
         if t + 1 == max_tokens or bool(ended.all()):
             break
@@ -238,10 +241,12 @@ def _going_on(ended: Tensor, blocks: int) -> Tensor | None:
     return (kept + torch.arange(blocks, device=ended.device)[:, None] * size).flatten()
 
 
-def choose(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, temperature: float, uniform: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
     """Sample one token per row of [B, V] logits: ids [B] and their log-probs [B] at that temperature.
 
     uniform: [B, 1] random numbers in [0, 1), double precision.
+    top_p: below 1, only the likeliest tokens are sampled, the fewest that have this probability together (nucleus
+        sampling, Holtzman et al. 2020, arXiv 1904.09751); the log-probs are those among them.
 
     By inverting the cumulative distribution, with one uniform number a row: several times cheaper on a CPU than
     torch.multinomial, which draws one number per vocabulary entry. In double precision, so that rounding can never
@@ -251,6 +256,11 @@ def choose(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor,
         UserError: logits are not finite.
     """
     logps = (logits.float() / temperature).log_softmax(-1)
+    if top_p < 1:
+        ordered, places = logps.sort(descending=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()  # the probability of the likelier tokens
+        ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+        logps = torch.empty_like(logps).scatter_(1, places, ordered).log_softmax(-1)
     cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     if bool((ids == logits.shape[1]).any()):  # where NaN is, no token is found

@@ -24,6 +24,7 @@ COMMANDS = {
     "preflight": "look closely at two steps before many",
     "train": "train a policy with GRPO or PSN-GRPO",
     "evaluate": "pass@k, coverage and exact success of a policy",
+    "probe": "what noise does to a policy, without training",
     "compare": "train all arms of an experiment, compare, report",
     "report": "write the page of a comparison again",
     "doctor": "what this machine can run, and what to do next",

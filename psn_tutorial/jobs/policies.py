@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from psn_tutorial.config import EvaluationConfig, RunConfig
+from psn_tutorial.config import EvaluationConfig, ProbeConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.models.adapters import Adapter, is_adapter, load_adapter, read_adapter
@@ -31,7 +31,7 @@ from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.tasks import Task, get_task
 
 
-def base_of(config: RunConfig | EvaluationConfig) -> str | Path:
+def base_of(config: RunConfig | EvaluationConfig | ProbeConfig) -> str | Path:
     """What a run begins with: the base it names, or the shipped one; of a language task, that of its problems.
 
     Raises UserError when there is none.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from psn_tutorial.config import EvaluationConfig, RunConfig
+from psn_tutorial.config import EvaluationConfig, ProbeConfig, RunConfig
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.tasks import Task
 from psn_tutorial.tasks.files import read_problems
@@ -13,7 +13,7 @@ def training_problems(task: Task, config: RunConfig) -> list[Any]:
     return read_problems(config.train_file, task) if config.train_file else task.problems("train")
 
 
-def held_out_problems(task: Task, config: EvaluationConfig) -> list[Any]:
+def held_out_problems(task: Task, config: EvaluationConfig | ProbeConfig) -> list[Any]:
     """The problems to evaluate on: those of ``eval_file``, else the task's own; each once.
 
     Raises UserError when ``eval_problems`` asks for more than there are.

@@ -1,12 +1,13 @@
 """The results of an experiment as tables and sentences of plain text; page, terminal and README show them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from psn_tutorial.evaluation.frontier import FrontierGap
 from psn_tutorial.evaluation.intervals import Interval, number, short
 from psn_tutorial.evaluation.metrics import Summary, compare, in_words, summarise
+from psn_tutorial.evaluation.probes import Probe, figures
 from psn_tutorial.evaluation.results import Evaluation
 from psn_tutorial.experiments.results import Results
 
@@ -53,6 +54,18 @@ def difference_table(title: str, evaluation: Evaluation, other: Evaluation) -> T
     differences = {m: compare([evaluation], [other], m) for m in metrics}
     rows = tuple((in_words(m), _marked(difference)) for m, difference in differences.items())
     return Table(title, ("", "difference"), rows, MARKS)
+
+
+def probe_table(title: str, probes: Sequence[Probe]) -> Table:
+    """One row per sampler; those set to the KL of another stand below it."""
+    found = [figures(probe, [k for k in (1, 8) if k <= probe.answers]) for probe in probes]
+    columns = ("", *(found[0] if found else ()))
+    rows = [
+        ("  " * bool(probe.matches) + str(probe.sampler), *(interval.brackets() for interval in row.values()))
+        for probe, row in zip(probes, found, strict=True)
+    ]
+    note = "KL in nats per token; below a noise, set in, samplers of its KL; 95 % intervals over draws and problems"
+    return Table(title, columns, tuple(rows), note)
 
 
 def _final(results: Results) -> Table:

@@ -149,6 +149,15 @@ class Task(ABC, Generic[P]):
     def verify(self, response: str, problem: P) -> Verdict:
         """Judge a response. Never raises for any text, and never evaluates it."""
 
+    def answered(self, response: str) -> bool:
+        """Does a response hold an answer that the verifier can read, right or wrong? Without further knowledge, yes."""
+        return True
+
+    def strategy(self, response: str) -> float:
+        """How a response goes about its problem, right or wrong, as a number in [0, 1]: the share of one of two ways to
+        do a step, of which a policy may have a habit. Without further knowledge, 0."""
+        return 0.0
+
     @property
     def ends(self) -> bool:
         """True: an answer ends with the end token. False: it ends after ``max_tokens`` words."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from psn_tutorial.errors import UserError, check_choice, check_integer, check_range, check_seed, shown, suggest
 from psn_tutorial.tasks import sums
+from psn_tutorial.tasks.answers import last_box
 from psn_tutorial.tasks.base import Demonstration, Task, Verdict, folded
 from psn_tutorial.tasks.files import DATA, read_problems
 from psn_tutorial.tasks.notation import NUMBER
@@ -294,6 +295,17 @@ class Math(Task[Problem]):
 
     def max_tokens(self, problem: Problem) -> int:
         return self.completion
+
+    def answered(self, response: str) -> bool:
+        """Is there a complete box, as the prompt asks?"""
+        return last_box(response) is not None
+
+    def strategy(self, response: str) -> float:
+        """Share of the words that are numbers and signs: 1 of "3 + 4 = 7.", a quarter of "He has 7 pens."."""
+        words = response.split()
+        return sum(re.search(r"[A-Za-z]{2}", word.replace("\\boxed", "")) is None for word in words) / max(
+            1, len(words)
+        )
 
     def verify(self, response: str, problem: Problem) -> Verdict:
         """As ``verify_math``; the reason says what was read, or that the time ran out."""

@@ -129,6 +129,11 @@ class Rules(Task[Problem]):
     def max_tokens(self, problem: Problem) -> int:
         return self.steps * (2 if self.values else 1)
 
+    def strategy(self, response: str) -> float:
+        """Share of the rules in a response that are the rare one."""
+        chosen = [word for word in response.split() if word in self.letters]
+        return chosen.count(self.rare) / max(1, len(chosen))
+
     def completion(self, rules: Sequence[str], problem: Problem) -> str:
         """The text that follows these rules, one letter per step, with the right values."""
         if not self.values:
