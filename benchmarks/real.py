@@ -33,6 +33,7 @@ from psn_tutorial.trainer import Trainer
 
 OURS, GENERATE, FLOOR = "psn_tutorial.rollout.sample", "transformers' generate, with logits", "matrix products alone"
 STEP, NOISY = "psn_tutorial GRPO", "psn_tutorial PSN-GRPO, 4 draws"
+REALTIME = "psn_tutorial PSN-GRPO, real-time sigma"
 MICRO_BATCH = 16  # rollouts per forward and backward pass of a step, for both: trl's would not fit into 24 GB at once
 
 
@@ -129,15 +130,21 @@ def steps(args, with_trl: bool) -> dict:
     programs = {
         STEP: Trainer(TrainConfig(**common), shared.policy, task, shared.problems).step,
         NOISY: Trainer(TrainConfig(**common, **noise), shared.policy, task, shared.problems).step,
-        FLOOR: arithmetic,
     }
+    if args.encoder:
+        realtime = TrainConfig(**common, **noise, schedule="realtime", encoder=args.encoder)
+        programs[REALTIME] = Trainer(realtime, shared.policy, task, shared.problems).step
+    programs[FLOOR] = arithmetic
     with shared.ending(0):
         if with_trl:
             seconds, _ = against_trl(shared, task, programs, args, micro_batch)
         else:
             seconds = interleave(programs, args)
     goals = [(TRL, STEP, ">= 2"), (TRL, NOISY, "")] if with_trl else []
-    return show(f"A GRPO step with LoRA: {sizes}", seconds, [*goals, (STEP, FLOOR, ""), (NOISY, STEP, "")])
+    goals += [(STEP, FLOOR, ""), (NOISY, STEP, "")]
+    if args.encoder:
+        goals += [(REALTIME, NOISY, "<= 1.03")]
+    return show(f"A GRPO step with LoRA: {sizes}", seconds, goals)
 
 
 def main(words: list[str] | None = None) -> list[dict]:
@@ -149,6 +156,7 @@ def main(words: list[str] | None = None) -> list[dict]:
     parser.add_argument("--mean", type=float, default=18, help="tokens of an answer where they end, on average ...")
     parser.add_argument("--longest", type=int, default=64, help="... and at most (%(default)s)")
     parser.add_argument("--step-new", type=int, default=40, help="tokens of an answer in a step (%(default)s)")
+    parser.add_argument("--encoder", help="also a step with Variant II and this sentence encoder, all-MiniLM-L6-v2 say")
     parser.add_argument("--no-trl", action="store_true", help="leave trl out")
     args = parser.parse_args(words)
     start(args)

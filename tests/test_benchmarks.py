@@ -107,13 +107,14 @@ def test_a_step_beside_trl(tmp_path):
 def test_a_pretrained_model_beside_generate(tmp_path, monkeypatch):
     monkeypatch.setenv("PSN_TUTORIAL_CACHE", str(FOLDER_OF_MODELS))
     words = [*TINY, "--base", str(FILE), "--new", "4", "--longest", "12", "--mean", "3", "--step-new", "3", "--no-trl"]
+    words += ["--encoder", "bag-of-words"]
     full, ending, step = results = load("real").main([*words, "--out", str(tmp_path / "record.json")])
     assert json.loads((tmp_path / "record.json").read_text())["results"] == results
     script = load("real")
     for name in (script.OURS, script.GENERATE):
         assert full[f"tokens, {name}"] == 8 * 4
         assert 8 < ending[f"tokens, {name}"] < 8 * 8
-    assert set(step["seconds"]) == {script.STEP, script.NOISY, script.FLOOR}
+    assert set(step["seconds"]) == {script.STEP, script.NOISY, script.REALTIME, script.FLOOR}
 
 
 def test_the_carriers_of_a_4_bit_model(tmp_path):

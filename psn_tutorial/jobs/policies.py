@@ -123,8 +123,13 @@ def _folder_of_weights(base: str | Path) -> str | Path:
 
 
 def source_of_base(base: Any) -> dict[str, Any]:
-    """{"base": what a GGUF file says of itself, and its SHA-256}, for a record's provenance; {} for any other base."""
-    return {"base": source_of(folder_of(base))} if isinstance(base, str | Path) and is_gguf(base) else {}
+    """{"base": what a GGUF file says of itself, and its SHA-256}, for a record's provenance; also of a run that began
+    with one, and of what that has written; {} for any other base."""
+    if trained_by(base):
+        run = base if is_run(base) else Path(base).absolute().parent
+        held = RunFolder.open(run).provenance.get("base")
+        return {"base": held} if held else {}
+    return {"base": source_of(folder_of(base))} if is_gguf(base) else {}
 
 
 def is_run(folder: str | Path) -> bool:

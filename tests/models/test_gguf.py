@@ -10,7 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
-from psn_tutorial.jobs.policies import load_policy
+from psn_tutorial.experiments.experiment import Arm, Experiment
+from psn_tutorial.experiments.run import run_comparison
+from psn_tutorial.jobs.policies import load_policy, source_of_base
+from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.gguf import SOURCE, TENSORS, folder_of, is_gguf, source_of
 from psn_tutorial.models.tiny import build_text_tokenizer
 
@@ -202,7 +205,25 @@ def test_it_is_a_base_like_any_other(tokenizer, tmp_path, monkeypatch):
     assert adapter["base_model_name_or_path"] == str(file)
     assert main(["train", *train, "--out", "full"]) == 0
     assert main(["evaluate", str(file), *words, "--out", "evaluated"]) == 0
-    assert json.loads((tmp_path / "evaluated" / "provenance.json").read_text())["base"] == held
+    assert (
+        main(["evaluate", "run", "--out", "of-run"]) == 0
+        and main(["evaluate", "run/policy", *words, "--out", "of"]) == 0
+    )
+    more = [*train[: train.index("--base")], "--base", "run", "--lora-rank", "2", "--four-bit"]
+    assert main(["train", *more, "--seed", "1", "--out", "more"]) == 0
+    assert main(["probe", str(file), *words[:5], "--eval-problems", "2", "--sampler", "mlp=0.1", "--answers", "1",
+                 "--sets", "1", "--out", "probed"]) == 0  # fmt: skip
+    experiment = Experiment("math", "?", {"grpo": Arm("GRPO")}, {
+        "base": str(file), "difficulty": {"source": "sums", "completion": 4}, "steps": 1, "prompts": 2, "group": 2,
+        "eval_problems": 2, "samples": 2, "batch": 4,
+    })  # fmt: skip
+    run_comparison({"sums": experiment}, "compared", progress=False)
+    for record in ("evaluated", "of-run", "of", "more", "probed", "compared/sums/base", "compared/sums/grpo/seed-0"):
+        assert json.loads((tmp_path / record / "provenance.json").read_text())["base"] == held, record
+
+
+def test_other_bases_have_no_such_source(tmp_path):
+    assert source_of_base(base_folder("rules")) == source_of_base("qwen2.5-0.5b-instruct") == {}
 
 
 # What cannot be read
