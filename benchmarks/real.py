@@ -132,7 +132,8 @@ def steps(args, with_trl: bool) -> dict:
         NOISY: Trainer(TrainConfig(**common, **noise), shared.policy, task, shared.problems).step,
     }
     if args.encoder:
-        realtime = TrainConfig(**common, **noise, schedule="realtime", encoder=args.encoder)
+        direction = "policy_to_uniform"  # the other is infinite where a token, here the end, is impossible
+        realtime = TrainConfig(**common, **noise, schedule="realtime", encoder=args.encoder, certainty=direction)
         programs[REALTIME] = Trainer(realtime, shared.policy, task, shared.problems).step
     programs[FLOOR] = arithmetic
     with shared.ending(0):

@@ -33,7 +33,7 @@ examples:
 
 Run it again and it goes on where it stopped; finished runs are kept.""",
     )
-    parser.add_argument("--preset", metavar="NAME", help="quick, demo, full or qlora [default: demo]")
+    parser.add_argument("--preset", metavar="NAME", help="quick, demo, full, qlora, qwen or smollm2 [default: demo]")
     parser.add_argument("--file", metavar="FILE", help="experiments of your own, as comparison.json")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with this comparison, as it was set")
     parser.add_argument("--out", metavar="FOLDER", help="where to [default: runs/<preset>]")

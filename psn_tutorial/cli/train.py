@@ -96,7 +96,7 @@ Ctrl-C finishes the step, saves and says how to go on; pressed twice, it stops a
     )
     parser.add_argument("--out", metavar="FOLDER", help="new run folder [default: by its settings]")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with this run, as it was set")
-    parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo, full or qlora ...")
+    parser.add_argument("--preset", metavar="NAME", help="settings of quick, demo, full, qlora, ...")
     parser.add_argument("--arm", metavar="NAME", help="... of this arm: grpo, hot or psn")
     parser.add_argument(
         "--tensorboard", action="store_true", default=None, help="also draw curves for TensorBoard in the run folder"

@@ -109,13 +109,13 @@ QWEN = Experiment(
         "lora_rank": 16,
         "four_bit": True,
         "compute": "bfloat16",
-        "prompts": 4,
+        "prompts": 8,
         "group": 8,
-        "steps": 40,
-        "lr": 2e-4,
+        "steps": 32,
+        "lr": 5e-5,
         "micro_batch": 32,
-        "eval_every": 20,
-        "save_every": 10,
+        "eval_every": 16,
+        "save_every": 4,
         "samples": 16,
         "eval_problems": 40,
         "batch": 320,
@@ -126,6 +126,8 @@ QWEN = Experiment(
     frontier=("pass@1", "pass@16"),
 )
 
+SMALL_NOISE = {"sigma": 0.03, "relative": True, "targets": "mlp", "draws": 4}
+
 SMOLLM2 = Experiment(
     task="math",
     question=(
@@ -135,21 +137,10 @@ SMOLLM2 = Experiment(
     arms={
         "grpo": Arm("GRPO"),
         "hot": Arm("GRPO, sampled at T = 1.1", {"sampling_temperature": 1.1}),
-        "psn": Arm("PSN-GRPO", {"sigma": 0.03, "relative": True, "targets": "mlp", "draws": 4}),
-        "psn-no-tis": Arm(
-            "PSN-GRPO without TIS",
-            {"sigma": 0.03, "relative": True, "targets": "mlp", "draws": 4, "correction": "none"},
-        ),
+        "psn": Arm("PSN-GRPO", SMALL_NOISE),
+        "psn-no-tis": Arm("PSN-GRPO without TIS", {**SMALL_NOISE, "correction": "none"}),
         "psn-realtime": Arm(
-            "PSN-GRPO, sigma adapted in real time",
-            {
-                "sigma": 0.03,
-                "relative": True,
-                "targets": "mlp",
-                "draws": 4,
-                "schedule": "realtime",
-                "encoder": "all-MiniLM-L6-v2",
-            },
+            "PSN-GRPO, sigma in real time", {**SMALL_NOISE, "schedule": "realtime", "encoder": "all-MiniLM-L6-v2"}
         ),
     },
     common={
@@ -158,7 +149,6 @@ SMOLLM2 = Experiment(
         "difficulty": {**ANSWERED_IN_A_LINE, "sum_steps": 1},
         "four_bit": False,
         "compute": "float32",
-        "prompts": 8,
         "eval_problems": 60,
     },
     seeds=(0, 1, 2),

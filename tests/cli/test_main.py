@@ -25,7 +25,7 @@ def test_help_and_version_need_no_heavy_library():
     assert f"psn-tutorial {psn_tutorial.__version__}" in said.stdout
     assert all(f"  {name}" in said.stdout for name in COMMANDS)
     assert said.stderr == (
-        "psn-tutorial: the command must be one of pretrain, preflight, train, evaluate, compare, report, doctor, "
+        "psn-tutorial: the command must be one of pretrain, preflight, train, evaluate, probe, compare, report, doctor, "
         "got 'trian' (did you mean 'train'?)\n"
     )
 
@@ -105,13 +105,16 @@ CHAIN_BASE = base_folder("chain")
         ("train --resume taken", "taken is not a run folder: it has no config.json"),
         ("train --resume taken --lr 1", "--resume takes the settings from the folder: leave out --lr"),
         ("train --preset quick", "--preset needs --task, one of rules, countdown, got None"),
-        ("train --preset quik --task rules", "preset must be one of quick, demo, full, qlora, got 'quik' (did you"),
+        (
+            "train --preset quik --task rules",
+            "preset must be one of quick, demo, full, qlora, qwen, smollm2, got 'quik' (did you",
+        ),
         ("train --preset quick --task rules --arm nps", "arm must be one of grpo, hot, psn, got 'nps' (did you"),
         ("evaluate nowhere", "checkpoint must be a folder with a config.json"),
         ("evaluate --task rules --against empty", "empty is not a run folder: it has no config.json"),
         ("evaluate --task chain --out taken", "the run folder taken already exists and is not empty"),
         ("evaluate --temperature 0", "temperature must be > 0, got 0.0"),
-        ("compare --preset big", "preset must be one of quick, demo, full, qlora, got 'big'"),
+        ("compare --preset big", "preset must be one of quick, demo, full, qlora, qwen, smollm2, got 'big'"),
         ("compare --preset quick --out taken", "taken already exists and holds no comparison"),
         ("compare --preset quick --out file", "file already exists and holds no comparison"),
         ("compare --resume empty", "empty holds no comparison: it has no comparison.json"),
