@@ -22,12 +22,15 @@ def run(words: list[str]) -> int:
   demo    minutes: GRPO, hotter sampling and PSN-GRPO on both tasks
   full    the same with more seeds
   qlora   the three arms on a small language model in 4 bits (an hour; needs the extras qlora and math)
+  qwen, smollm2    pretrained models on worded sums, from the hub or with --base FILE.gguf (hours on a CPU)
 
 examples:
   the comparison of `make demo`
       {NAME} compare --preset demo --out runs/demo
   only the task where weight noise helps, two seeds
       {NAME} compare --preset demo --experiment rules --seeds 0 1 --out runs/rules
+  a pretrained Qwen in 4 bits from a GGUF file (also needs the extra gguf)
+      {NAME} compare --preset qwen --base qwen2.5-coder-0.5b-instruct.gguf --out runs/qwen
   your own arms: edit the file that a comparison leaves, and give it back
       {NAME} compare --file my-comparison.json --out runs/mine
 
