@@ -194,6 +194,7 @@ class ProbeConfig:
     sets: int = option(4, "sets of answers, each with draws of its own: for the intervals")
     seed: int = option(0, "seed of the noise and of the sampling")
     batch: int = option(256, "answers sampled at once: bounds the memory")
+    encoder: str | None = option(None, "tell how similar answers are: a sentence encoder, as for train; none: do not")
     four_bit: bool = option(False, "hold the policy in 4 bits (NF4)")
     compute: str = option("float32", "type that the policy computes in", COMPUTE_TYPES)
     device: str = option("auto", "where to compute; auto: CUDA if there is any", DEVICES)

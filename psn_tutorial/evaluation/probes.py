@@ -85,11 +85,14 @@ class Probe:
         answers: G.
         right: a text of D figures per problem, 1 for a right answer.
         strategy: D numbers per problem, :meth:`psn_tutorial.tasks.base.Task.strategy` of each answer, in percent.
-        distinct: different right answers of each problem, by their words.
+        different, distinct: of each problem, how many answers differ in their words, and how many right ones do.
         formed: of each draw, share of the answers that ended and hold an answer that can be read.
         tokens: of each draw, how many.
         kl_k1, kl_k3: of each draw, the estimates of KL(sampler || policy), nats per token.
         ratios, squares: of each draw, sums of the importance ratios and of their squares.
+        certainty, certainty_down: of each draw, KL(U || policy) and KL(policy || U) of its answers, nats per token:
+            what Variant II reads, :func:`psn_tutorial.signals.token_certainty`.
+        similarity: of each problem, mean cosine of the pairs of its answers; None where no encoder was named.
         seconds: what sampling took.
     """
 
@@ -98,6 +101,7 @@ class Probe:
     answers: int
     right: tuple[str, ...]
     strategy: tuple[tuple[int, ...], ...]
+    different: tuple[int, ...]
     distinct: tuple[int, ...]
     formed: tuple[float, ...]
     tokens: tuple[int, ...]
@@ -105,6 +109,9 @@ class Probe:
     kl_k3: tuple[float, ...]
     ratios: tuple[float, ...]
     squares: tuple[float, ...]
+    certainty: tuple[float, ...]
+    certainty_down: tuple[float, ...]
+    similarity: tuple[float, ...] | None
     seconds: float
 
     @property
@@ -139,7 +146,8 @@ def pass_values(probe: Probe, k: int) -> np.ndarray:
 
 
 def figures(probe: Probe, ks: Sequence[int] = (1, 8)) -> dict[str, Interval]:
-    """The figures of a sampler: KL, ESS, well-formed answers, pass@k, distinct right answers, consistency.
+    """The figures of a sampler: KL, ESS, well-formed answers, pass@k, distinct right answers of a problem, similarity
+    of its answers where an encoder was named, consistency.
 
     Intervals: bootstrap over the draws for KL, ESS and form; over problems and sets of draws for pass@k, both resampled
     independently; over problems for distinct answers; consistency as in :func:`consistency`.
@@ -149,7 +157,6 @@ def figures(probe: Probe, ks: Sequence[int] = (1, 8)) -> dict[str, Interval]:
     kl = (np.array(probe.kl) * tokens)[draws].sum(1) / tokens[draws].sum(1)
     ess = ratios[draws].sum(1) ** 2 / (tokens[draws].sum(1) * squares[draws].sum(1))
     formed = np.array(probe.formed)
-    distinct = np.array(probe.distinct, dtype=float)
     found = {
         "KL": _interval(float(np.dot(probe.kl, tokens) / tokens.sum()), kl, len(tokens), "draws"),
         "ESS": _interval(float(ratios.sum() ** 2 / (tokens.sum() * squares.sum())), ess, len(tokens), "draws"),
@@ -159,8 +166,10 @@ def figures(probe: Probe, ks: Sequence[int] = (1, 8)) -> dict[str, Interval]:
         if k <= probe.answers:
             values = pass_values(probe, k)
             found[f"pass@{k}"] = _interval(float(values.mean()), _crossed(values), len(values))
-    means = distinct[_resampled(len(distinct))].mean(1)
-    found["distinct right"] = _interval(float(distinct.mean()), means, len(distinct))
+    for name, values in (("distinct right", probe.distinct), ("similarity", probe.similarity)):
+        if values is not None:
+            values = np.array(values, dtype=float)
+            found[name] = _interval(float(values.mean()), values[_resampled(len(values))].mean(1), len(values))
     return found | {"consistency": consistency(np.array(probe.strategy, dtype=float))}
 
 

@@ -5,6 +5,7 @@ answers are of more kinds than a temperature's. :func:`probe` measures it: how f
 ESS), what its answers are worth (form, pass@k), and whether one draw keeps to its way (consistency).
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +16,15 @@ from tqdm.auto import tqdm
 from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation.calibrate import find_setting
 from psn_tutorial.evaluation.probes import Probe, Sampler
+from psn_tutorial.importance import LOG_RATIO_LIMIT
+from psn_tutorial.models.encoders import SentenceEncoder
 from psn_tutorial.models.policy import Policy, asked, encode
 from psn_tutorial.noise import NoiseConfig, stream
 from psn_tutorial.rollout import Rollouts, read_completions, responses, sample
+from psn_tutorial.signals import group_similarities
 from psn_tutorial.tasks.base import Task
 
+MEANS, SUMS = ("k1", "k3", "certainty", "certainty_down"), ("ratios", "squares")  # over tokens
 RANGES = {"temperature": (1.0001, 3.0), "top_p": (0.05, 0.9999)}  # where a setting of equal KL is looked for
 
 
@@ -33,6 +38,7 @@ def probe(
     seed: int = 0,
     batch: int = 256,
     matches: str = "",
+    encoder: SentenceEncoder | None = None,
     progress: bool = False,
 ) -> Probe:
     """Answer every problem ``answers`` * ``sets`` times, each time with another draw of the sampler's noise.
@@ -43,6 +49,7 @@ def probe(
         seed: of the noise and of the sampling. All samplers use the same random numbers for the same answer.
         batch: answers sampled at once; bounds the memory, and is part of the random stream.
         matches: a note for the record.
+        encoder: what tells how similar the answers to a problem are; None: nobody does.
 
     Raises:
         UserError: no problem, or a count below 1; a noise filter that matches nothing.
@@ -62,11 +69,13 @@ def probe(
         answers,
         tuple("".join(str(int(correct)) for correct in row) for row in right),
         tuple(tuple(round(100 * task.strategy(text)) for text in row) for row in texts),
+        tuple(_different(row) for row in texts),
         tuple(
-            len({" ".join(text.split()) for text, correct in zip(*rows, strict=True) if correct})
+            _different([text for text, correct in zip(*rows, strict=True) if correct])
             for rows in zip(texts, right, strict=True)
         ),
-        *(tuple(column[name] for column in columns) for name in ("formed", "tokens", "k1", "k3", "ratios", "squares")),
+        *(tuple(column[name] for column in columns) for name in ("formed", "tokens", *MEANS[:2], *SUMS, *MEANS[2:])),
+        tuple(_similarities(encoder, texts)) if encoder else None,
         round(time.perf_counter() - begin, 1),
     )
 
@@ -103,7 +112,7 @@ def _one_draw(
     """One answer to every problem under one draw: texts, verdicts, and sums over the tokens."""
     texts: list[str] = []
     ended: list[bool] = []
-    tokens, sums = 0, torch.zeros(4, dtype=torch.float64)
+    tokens, sums = 0, torch.zeros(len(MEANS) + len(SUMS), dtype=torch.float64)
     noise = NoiseConfig(
         sampler.sigma, sampler.targets, sampler.relative, seed, carrier=sampler.carrier, rank=sampler.rank
     )
@@ -124,29 +133,37 @@ def _one_draw(
         texts += responses(policy.tokenizer, rollouts)
         ended += rollouts.ended.tolist() if task.ends else [True] * len(some)
         tokens += int(rollouts.mask.sum())
-        sums += _ratio_sums(policy, rollouts, sampler)
+        sums += _token_sums(policy, rollouts)
     verdicts = task.verify_many(texts, problems)
     formed = [end and task.answered(text) for end, text in zip(ended, texts, strict=True)]
-    k1, k3, ratios, squares = sums.tolist()
+    found = dict(zip((*MEANS, *SUMS), sums.tolist(), strict=True))
     return {
         "texts": texts,
         "right": [verdict.correct for verdict in verdicts],
         "formed": sum(formed) / len(formed),
         "tokens": tokens,
-        "k1": k1 / tokens,
-        "k3": k3 / tokens,
-        "ratios": ratios,
-        "squares": squares,
+        **{name: value / tokens if name in MEANS else value for name, value in found.items()},
     }
 
 
 @torch.no_grad()
-def _ratio_sums(policy: Policy, rollouts: Rollouts, sampler: Sampler) -> torch.Tensor:
-    """Sums over the tokens of k1, k3, w and w^2, w = pi / mu with pi the policy at temperature 1."""
-    count = int(rollouts.mask.sum())
-    if not sampler.sigma and sampler.temperature == sampler.top_p == 1:
-        return torch.tensor([0.0, 0.0, count, count], dtype=torch.float64)
-    reading = read_completions(policy.model, rollouts, torch.arange(len(rollouts.tokens)), 1.0)
+def _token_sums(policy: Policy, rollouts: Rollouts) -> torch.Tensor:
+    """Sums over the tokens, in the order of MEANS and SUMS; w = pi / mu with pi the policy at temperature 1."""
+    rows = torch.arange(len(rollouts.tokens))
+    reading = read_completions(policy.model, rollouts, rows, 1.0, "value", "uniform_to_policy")
     log_w = (reading.logps.double() - rollouts.logps.double())[rollouts.mask]
-    w = log_w.clamp(max=80).exp()
-    return torch.stack([-log_w.sum(), (w - 1 - log_w).sum(), w.sum(), w.square().sum()]).cpu()
+    w = log_w.clamp(max=LOG_RATIO_LIMIT).exp()
+    size = math.log(policy.model.get_input_embeddings().weight.shape[0])
+    certain, entropy = (x[rollouts.mask].double() for x in (reading.certainty, reading.entropy))
+    columns = (-log_w, w - 1 - log_w, certain, size - entropy, w, w.square())
+    return torch.stack([column.sum() for column in columns]).cpu()
+
+
+def _different(texts: Sequence[str]) -> int:
+    return len({" ".join(text.split()) for text in texts})
+
+
+def _similarities(encoder: SentenceEncoder, texts: Sequence[Sequence[str]]) -> list[float]:
+    """Of each problem's answers, to 4 digits."""
+    embeddings = encoder.encode([text for row in texts for text in row])
+    return [round(value, 4) for value in group_similarities(embeddings, len(texts[0])).tolist()]

@@ -14,6 +14,7 @@ from psn_tutorial.evaluation.probing import matched, probe
 from psn_tutorial.jobs.evaluating import check_policy, open_or_create
 from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, source_of_base
 from psn_tutorial.jobs.problems import held_out_problems
+from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.policy import Policy
 from psn_tutorial.models.qlora import QLoRAConfig, load_base
 from psn_tutorial.runs.files import append_line, drop_half_line, in_words
@@ -49,6 +50,7 @@ def probe_policy(
     held = {(str(p.sampler), p.matches): p for p in read_probes(path)}
     by_match = {(p.matches, "top_p" if p.sampler.top_p < 1 else "temperature"): p for p in held.values() if p.matches}
     how = {"answers": config.answers, "sets": config.sets, "seed": config.seed, "batch": config.batch}
+    how["encoder"] = sentence_encoder(config.encoder) if config.encoder else None
 
     def kept(sampler: Sampler, matches: str = "") -> Probe:
         if (str(sampler), matches) not in held:

@@ -21,6 +21,7 @@ def made(right, answers=2, strategy=None, sampler=None, **columns):
     draws = len(right[0])
     columns = {
         "strategy": strategy or [[0] * draws] * len(right),
+        "different": [1] * len(right),
         "distinct": [0] * len(right),
         "formed": [1.0] * draws,
         "tokens": [10] * draws,
@@ -28,9 +29,13 @@ def made(right, answers=2, strategy=None, sampler=None, **columns):
         "kl_k3": [0.0] * draws,
         "ratios": [10.0] * draws,
         "squares": [10.0] * draws,
+        "certainty": [3.0] * draws,
+        "certainty_down": [2.0] * draws,
+        "similarity": None,
         **columns,
     }
-    columns = {name: tuple(tuple(x) if isinstance(x, list) else x for x in values) for name, values in columns.items()}
+    fixed = lambda value: tuple(map(fixed, value)) if isinstance(value, list) else value  # noqa: E731
+    columns = {name: fixed(values) for name, values in columns.items()}
     return Probe(sampler or Sampler(), "", answers, tuple(right), seconds=1.0, **columns)
 
 
