@@ -80,7 +80,7 @@ def probe(
     )
 
 
-def matched(
+def sampler_of_kl(
     policy: Policy,
     task: Task,
     problems: Sequence[Any],

@@ -10,7 +10,7 @@ from pathlib import Path
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.probes import Probe, Sampler, figures, read_probes
-from psn_tutorial.evaluation.probing import matched, probe
+from psn_tutorial.evaluation.probing import probe, sampler_of_kl
 from psn_tutorial.jobs.evaluating import check_policy, open_or_create
 from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, source_of_base
 from psn_tutorial.jobs.problems import held_out_problems
@@ -86,7 +86,7 @@ def _equal(loaded: Policy, task, problems, made: Probe, setting: str, config: Pr
     """The sampler with the KL of ``made``; None where there is none in RANGES."""
     target = figures(made, ())["KL"].value
     try:
-        return matched(loaded, task, problems[:FOR_MATCHING], target, setting, config.seed, config.batch)
+        return sampler_of_kl(loaded, task, problems[:FOR_MATCHING], target, setting, config.seed, config.batch)
     except UserError as error:
         if "target must" not in str(error):
             raise

@@ -41,7 +41,7 @@ NF4 = {False: 0.5 + 4 / 64, True: 0.5 + 1 / 64 + 4 / 64 / 256}
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a Qwen decoder, as its config.json gives them."""
+    """The sizes of a Qwen or Llama decoder, as its config.json gives them."""
 
     hidden: int
     layers: int
@@ -109,6 +109,7 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", *MLP)
 _QWEN25_15 = Shape(1536, 28, 12, 2, 128, 8960, 151936, biases=True)
 SHAPES = {
     "qwen2.5-0.5b-instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, biases=True),
+    "qwen2.5-coder-0.5b-instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, biases=True),
     "qwen2.5-1.5b": _QWEN25_15,
     "qwen2.5-1.5b-instruct": _QWEN25_15,
     "qwen2.5-math-1.5b": _QWEN25_15,
@@ -116,6 +117,7 @@ SHAPES = {
     "qwen3-0.6b-base": Shape(1024, 28, 16, 8, 128, 3072, 151936, head_norms=True),
     "qwen3-1.7b": Shape(2048, 28, 16, 8, 128, 6144, 151936, head_norms=True),
     "qwen3-1.7b-base": Shape(2048, 28, 16, 8, 128, 6144, 151936, head_norms=True),
+    "smollm2-135m-instruct": Shape(576, 30, 9, 3, 64, 1536, 49152),
 }
 
 

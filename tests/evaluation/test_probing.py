@@ -11,7 +11,7 @@ from psn_tutorial.cli import main
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.probes import Sampler, figures, read_probes
-from psn_tutorial.evaluation.probing import matched, probe
+from psn_tutorial.evaluation.probing import probe, sampler_of_kl
 from psn_tutorial.evaluation.sampling import exact_success
 from psn_tutorial.jobs import probing as job
 from psn_tutorial.models.bases import base_folder
@@ -89,13 +89,13 @@ def test_a_temperature_has_no_draw_that_keeps_to_its_way(policy, problems):
 @pytest.mark.parametrize(("setting", "target"), [("temperature", 0.02), ("top_p", 0.02)])
 def test_a_setting_of_equal_kl_is_found(policy, problems, setting, target):
     problems = TASK.generate(4, 300)
-    sampler = matched(policy, TASK, problems, target, setting)
+    sampler = sampler_of_kl(policy, TASK, problems, target, setting)
     other = {"temperature": "top_p", "top_p": "temperature"}[setting]
     assert getattr(sampler, other) == 1 and sampler.sigma == 0
     again = figures(probe(policy, TASK, problems, sampler, answers=8, sets=2, seed=1))
     assert again["KL"].value == pytest.approx(target, rel=0.2)
     with pytest.raises(UserError, match="target must"):
-        matched(policy, TASK, problems, 50.0, setting)
+        sampler_of_kl(policy, TASK, problems, 50.0, setting)
 
 
 @pytest.mark.parametrize("top_p", [0.3, 0.75, 0.9, 1.0])

@@ -120,7 +120,7 @@ def test_answers_longer_than_the_model_was_made_for_are_told(settings):
 
 
 def test_noise_that_the_weights_are_too_coarse_for_is_told(settings):
-    coarse = {"four_bit": False, "compute": "bfloat16"}
+    coarse = {"four_bit": False, "compute": "bfloat16", "carrier": "weights"}
     finding = found(settings, sigma=1e-5, **coarse)["noise"]
     assert finding.state == "bad" and "too coarse" in finding.advice
     share = int(re.search(r"(\d+)% of the weights stay as they are", finding.value)[1])
