@@ -33,7 +33,8 @@ ITERATION = (
 # What each box says, and its left and right edge. Its row is the layer that pyproject.toml gives it.
 BOXES = {
     "teaching": ("exact policies, exercises, the index of paper and code", 30, 330),
-    "cli": ("the command psn-tutorial, one file per subcommand", 350, 970),
+    "cli": ("the command psn-tutorial, one file per subcommand", 350, 730),
+    "integrations": ("the noise in TRL's GRPOTrainer", 750, 970),
     "reporting": ("tables, figures, the page of a comparison, README's results", 430, 970),
     "experiments": ("arms and seeds, and what came of them", 350, 650),
     "preflight": ("what fits, and what would go wrong", 670, 970),

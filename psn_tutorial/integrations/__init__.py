@@ -1,0 +1,1 @@
+"""PSN-GRPO inside other training libraries."""

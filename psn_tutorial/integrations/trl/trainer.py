@@ -1,0 +1,351 @@
+"""TRL's GRPOTrainer with noise on its rollouts; the package says what differs and through which hooks."""
+
+import json
+import math
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessorList, ProcessorMixin, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOTrainer
+from trl.data_utils import is_conversational
+from trl.distributed import DistributedBackend
+from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
+from trl.trainer.utils import pad
+
+from psn_tutorial.carriers import carried
+from psn_tutorial.errors import UserError, check_choice
+from psn_tutorial.importance import importance_weights
+from psn_tutorial.integrations.trl.config import PSNConfig
+from psn_tutorial.integrations.trl.ratios import RatioSums, SamplerLogps
+from psn_tutorial.models.encoders import sentence_encoder
+from psn_tutorial.models.qlora import keep_gradients_right_on_cpu
+from psn_tutorial.noise import NoiseConfig, perturbed, wanted
+from psn_tutorial.schedulers import make_scheduler
+from psn_tutorial.signals import semantic_similarity, token_certainty
+
+STATE = "psn_state.json"  # in a checkpoint's folder
+
+
+class Steps(TrainerCallback):
+    """Tells the trainer when an optimiser step ends and when a checkpoint has been written."""
+
+    def __init__(self, trainer: "PSNGRPOTrainer") -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.end_step()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.should_save:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / STATE).write_text(json.dumps({"scheduler": self.trainer.scheduler.state_dict()}) + "\n")
+
+
+class PSNGRPOTrainer(GRPOTrainer):
+    """TRL's GRPOTrainer with parameter-space noise on the rollouts; all arguments are those of GRPOTrainer.
+
+    Args:
+        args: a :class:`PSNConfig`; None: its defaults.
+
+    Raises:
+        UserError: the noise's targets match nothing, or something that the noise cannot be combined with: an own
+            ``rollout_func``, tools and environments, images, vLLM with an adapter or with weights in shards, unsloth.
+        ValueError: what TRL refuses; among it an adapter on the head, whose weight TRL reads directly.
+    """
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: PSNConfig | None = None, *others: Any, **named: Any
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = PSNConfig(f"{name.split('/')[-1]}-PSN-GRPO")
+        if not isinstance(args, PSNConfig):
+            raise UserError(f"args must be a PSNConfig, got {type(args).__name__}")
+        if not args.noisy:
+            super().__init__(model, reward_funcs, args, *others, **named)
+            return
+        _check_arguments(model, args, named)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
+            super().__init__(model, reward_funcs, args, *others, **named, rollout_func=self.roll_out)
+        if isinstance(self.processing_class, ProcessorMixin):
+            raise UserError("processing_class must be a tokenizer with noise: images are not supported")
+        keep_gradients_right_on_cpu(self.model)
+        self.scheduler = make_scheduler(args)
+        self.encoder = sentence_encoder(args.encoder) if args.schedule == "realtime" else None
+        self.ratios, self.micro_batches, self.signals = RatioSums(), 0, {}
+        self.generation = (-1, 0)  # the optimiser step of the last one, and its place among those of this step
+        self.psn_metrics: dict[str, list[float]] = defaultdict(list)
+        self.engine_is_noisy = False
+        self._check_noise()
+        self.add_callback(Steps(self))
+
+    def _check_noise(self) -> None:
+        """A filter that matches nothing is told now, and what the noise cannot reach."""
+        if self.sharded:
+            for name, plain in (("use_vllm", False), ("relative", False)):
+                if getattr(self.args, name) != plain:
+                    raise UserError(f"{name} must be {plain} where weights are in shards (FSDP, ZeRO-3), got True")
+            check_choice("carrier (where weights are in shards)", self.args.carrier, ("auto", "lowrank"))
+        with carried(self.model, self.noise or NoiseConfig.of(self.args, 0.0), [0]):
+            pass
+
+    @cached_property
+    def sharded(self) -> bool:
+        """Does a process hold only parts of the weights?"""
+        backend = DistributedBackend(self.accelerator)
+        return backend.is_fsdp or backend.is_zero3
+
+    @property
+    def noise(self) -> NoiseConfig | None:
+        """The noise of the next rollouts, as large as the scheduler says; None: they are clean."""
+        if self.scheduler.sigma == 0:
+            return None
+        noise = NoiseConfig.of(self.args, self.scheduler.sigma)
+        return replace(noise, carrier="lowrank") if self.sharded else noise
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *others: Any, **named: Any) -> Any:
+        """As TRL's; the scheduler goes on where the checkpoint left it.
+
+        Raises:
+            UserError: the checkpoint has the state of another kind of scheduler.
+        """
+        if self.args.noisy and resume_from_checkpoint:
+            found = resume_from_checkpoint
+            file = Path(get_last_checkpoint(self.args.output_dir) or "" if found is True else found) / STATE
+            if file.is_file():
+                self.scheduler.load_state_dict(json.loads(file.read_text())["scheduler"])
+        return super().train(resume_from_checkpoint, *others, **named)
+
+    # Rollouts
+
+    def roll_out(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        """TRL's ``rollout_func``: one completion for each of R prompts, which stand there as often as needed.
+
+        Returns:
+            prompt_ids and completion_ids, R lists of ids, up to and including the end token; logprobs, the sampler's
+            log-probs of the latter at the temperature, None where the clean policy was sampled.
+        """
+        ids, noise, draws = self.prompt_ids(prompts), None, None
+        if self.model.training:
+            noise, draws = self.noise, self.next_draws()
+            self.signals = {"sigma": noise.sigma if noise else 0.0}
+        generate = self.generate_with_vllm if self.use_vllm else self.generate
+        completions, logps = generate(ids, noise, draws)
+        if self.model.training and self.encoder:
+            self.signals["similarity"] = self.similarity(completions)
+        return {"prompt_ids": ids, "completion_ids": completions, "logprobs": logps}
+
+    def prompt_ids(self, prompts: list[Any]) -> list[list[int]]:
+        """The token ids of texts or conversations, as TRL makes them."""
+        if is_conversational({"prompt": prompts[0]}):
+            return self.processing_class.apply_chat_template(
+                conversation=prompts,
+                chat_template=self.chat_template,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                **self.chat_template_kwargs,
+            )["input_ids"]
+        return self.processing_class(text=prompts)["input_ids"]
+
+    def next_draws(self) -> Tensor:
+        """The number of the draw of each row, [R], from the optimiser step alone: a resumed run goes on with the same
+        numbers. Several generations within one step have numbers of their own."""
+        args, step = self.args, self.state.global_step
+        self.generation = (step, self.generation[1] + 1 if self.generation[0] == step else 0)
+        number = step * math.ceil(args.gradient_accumulation_steps / args.steps_per_generation) + self.generation[1]
+        process = self.accelerator.process_index
+        if args.draws_per_process:
+            number = number * args.world_size + process
+        return number * args.draws + args.row_draws(process)
+
+    def generate(
+        self, prompts: list[list[int]], noise: NoiseConfig | None, draws: Tensor | None
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Completions of R prompts by transformers' ``generate``, as TRL calls it, and their log-probs."""
+        order = draws.argsort(stable=True) if noise else torch.arange(len(prompts))  # a draw's rows stand together
+        rows = [torch.tensor(prompts[i]) for i in order.tolist()]
+        fill = {"padding_side": "left", "pad_to_multiple_of": self.pad_to_multiple_of}
+        ids = pad(rows, padding_value=self.generation_config.pad_token_id, **fill).to(self.accelerator.device)
+        mask = pad([torch.ones_like(row) for row in rows], padding_value=0, **fill).to(ids.device)
+        keeper = SamplerLogps(self.temperature)
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            DistributedBackend(self.accelerator).summon_full_params(self.model_wrapped, recurse=False),
+            carried(model, noise, draws.unique().tolist()) if noise else nullcontext() as receipt,
+        ):
+            found = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=self.generation_config,
+                logits_processor=LogitsProcessorList([keeper] if noise else []),
+            )
+        tokens = found[:, ids.shape[1] :]
+        ended = torch.isin(tokens, torch.tensor(self.eos_token_ids, device=tokens.device))
+        lengths = (ended.cumsum(1) - ended.long() == 0).sum(1).tolist()
+        back = order.argsort().tolist()
+        cut = lambda x: [x[i][: lengths[i]] for i in back]  # noqa: E731
+        if noise is None:
+            return cut(tokens.tolist()), None
+        self.signals |= {"sigma_realised": receipt.realised_sigma, "unchanged_fraction": receipt.unchanged_fraction}
+        return cut(tokens.tolist()), cut(keeper.all(found).tolist())
+
+    def generate_with_vllm(
+        self, prompts: list[list[int]], noise: NoiseConfig | None, draws: Tensor | None
+    ) -> tuple[list[list[int]], list[list[float | None]]]:
+        """Completions by vLLM, with noisy weights loaded into it for each draw; not run on a real vLLM."""
+        engine = self.vllm_generation
+        if noise is None:
+            if self.engine_is_noisy:  # TRL loads weights once per optimiser step, and does not know of ours
+                engine.sync_weights()
+                self.engine_is_noisy = False
+            group = self.num_generations if self.model.training else self.num_generations_eval
+            _, completions, logps, _ = engine.generate(prompts=prompts, images=None, num_generations=group)
+            return completions, _first(logps)
+        completions, logps = [None] * len(prompts), [None] * len(prompts)
+        numbers = draws.unique().tolist()
+        for number in numbers:
+            with perturbed(self.accelerator.unwrap_model(self.model), noise, number) as receipt:
+                engine.sync_weights()
+            self.engine_is_noisy = True
+            rows = (draws == number).nonzero()[:, 0].tolist()
+            # Of several draws a group's rows come from different weights: one answer is asked for at a time.
+            group = self.num_generations if len(numbers) == 1 else 1
+            _, tokens, scores, _ = engine.generate(
+                prompts=[prompts[i] for i in rows], images=None, num_generations=group
+            )
+            for i, row, score in zip(rows, tokens, _first(scores), strict=True):
+                completions[i], logps[i] = row, score
+        self.signals |= {"sigma_realised": receipt.realised_sigma, "unchanged_fraction": receipt.unchanged_fraction}
+        return completions, logps
+
+    def similarity(self, completions: list[list[int]]) -> float:
+        """How alike the answers to one prompt are, over all processes: a group may be spread over several."""
+        texts = self.processing_class.batch_decode(completions, skip_special_tokens=True)
+        embeddings = self.accelerator.gather(self.encoder.encode(texts).to(self.accelerator.device))
+        return semantic_similarity(embeddings, self.num_generations)
+
+    # Correction
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *others: Any, **named: Any) -> Tensor:
+        """TRL's loss, each token's advantage times its truncated importance weight."""
+        if self.args.noisy and self.model.training:
+            if "psn_weights" not in inputs:  # the first sight of a micro-batch; num_iterations shows it again
+                inputs["psn_weights"] = self.weigh(model, inputs)
+                self.micro_batches += 1
+            if inputs["psn_weights"] is not None:
+                inputs = {**inputs, "advantages": inputs["advantages"][:, None] * inputs["psn_weights"]}
+        return super().compute_loss(model, inputs, *others, **named)
+
+    def weigh(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor | None:
+        """Weights [B, T] of a micro-batch, and its statistics; None where TRL's loss is right as it is."""
+        args, sampler = self.args, inputs.get("sampling_per_token_logps")
+        if sampler is None or self.signals["sigma"] == 0:
+            return None
+        mask = inputs["completion_mask"].bool() & sampler.isfinite()  # vLLM may not know a log-prob
+        if not bool(mask.any()):
+            return None
+        clean = inputs.get("old_per_token_logps")
+        if clean is None:  # no update since these rollouts: the policy as it is now
+            clean = self.clean_logps(model, inputs)
+        level = "token" if args.correction == "none" else args.correction
+        found = importance_weights(clean, sampler, mask, args.cap, level, args.correction_mode)
+        certainty = self.certainty(model, inputs, mask) if self.encoder else 0.0
+        self.ratios.add(found, mask, level, certainty)
+        return None if args.correction == "none" or self.use_vllm else found.weights
+
+    @torch.no_grad()
+    def clean_logps(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Log-probs [B, T] of the completions under the clean policy: all rows at once, like TRL's loss, because
+        batches of another size round differently."""
+        ids, attention, length = _sequences(inputs)
+        labels = ids.masked_fill(attention == 0, -100)
+        labels[:, :-length] = -100
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            with self.accelerator.autocast():
+                found = model(input_ids=ids, attention_mask=attention, labels=labels, fused_lm_head=True)
+        return found.log_probs[:, -length:]
+
+    @torch.no_grad()
+    def certainty(self, model: nn.Module, inputs: dict[str, Any], mask: Tensor) -> float:
+        """The sum over the tokens under ``mask`` [B, T] of the clean policy's certainty. Row by row: it needs the
+        logits of the whole vocabulary."""
+        ids, attention, length = _sequences(inputs)
+        total = 0.0
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            for row in range(len(ids)):
+                part = slice(row, row + 1)
+                with self.accelerator.autocast():
+                    found = model(input_ids=ids[part], attention_mask=attention[part], logits_to_keep=length + 1)
+                certainty = token_certainty(found.logits[:, :-1] / self.temperature, self.args.certainty)
+                total += float(certainty[mask[part]].double().sum())
+        return total
+
+    # From one step to the next
+
+    def end_step(self) -> None:
+        """After an optimiser step: once a whole generation has been learned from, the scheduler sees what it was."""
+        if self.micro_batches < self.args.steps_per_generation:
+            return
+        found = self.ratios.means(self.accelerator) if self.signals["sigma"] else {}
+        if not self.encoder:
+            found.pop("self_certainty", None)
+        signals = self.signals | found
+        self.ratios, self.micro_batches = RatioSums(), 0
+        if found or not signals["sigma"]:  # without a single token there is nothing to go by
+            self.scheduler.update(signals)
+        for name, value in signals.items():
+            self.psn_metrics[f"psn/{name}"].append(value)
+
+    def log(self, logs: dict[str, float], *others: Any, **named: Any) -> None:
+        """TRL's log, with the mean since the last one of everything that :meth:`end_step` found."""
+        if self.args.noisy and self.model.training:
+            logs.update({name: sum(values) / len(values) for name, values in self.psn_metrics.items()})
+            self.psn_metrics.clear()
+        super().log(logs, *others, **named)
+
+
+def _sequences(inputs: dict[str, Any]) -> tuple[Tensor, Tensor, int]:
+    """Prompts and completions together [B, Tp + T], their attention mask, and T."""
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    return ids, attention, inputs["completion_ids"].shape[1]
+
+
+def _first(logps: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float | None]]:
+    """vLLM gives a list of log-probs for every token; the sampled one's stands first."""
+    return [[token[0] for token in row] for row in logps]
+
+
+def _check_arguments(model: Any, args: PSNConfig, named: dict[str, Any]) -> None:
+    """Raise UserError for what cannot be combined with noise."""
+    for name in ("rollout_func", "tools", "environment_factory"):
+        if named.pop(name, None):
+            raise UserError(f"{name} must be None with noise: completions come from the noisy policy in one turn")
+    if args.use_vllm and (named.get("peft_config") is not None or hasattr(model, "peft_config")):
+        raise UserError(
+            "use_vllm must be False with an adapter and noise: TRL sends vLLM the base merged with the adapter, or its "
+            "4-bit codes"
+        )
+    if "unsloth" in sys.modules:
+        raise UserError("unsloth must not be imported: its trainer ignores rollout_func, so there would be no noise")
+    if args.cast_lm_head_to_fp32 and wanted("lm_head.weight", args.targets):
+        raise UserError(f"cast_lm_head_to_fp32 must be False where the head has noise, got targets {args.targets!r}")
