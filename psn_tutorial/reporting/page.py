@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from psn_tutorial.experiments.results import Comparison, Results
 from psn_tutorial.jobs.records import RunRecord
+from psn_tutorial.reporting.answers import COLOURS, MARKS, before_and_after, templates
 from psn_tutorial.reporting.pictures import Picture, draw
 from psn_tutorial.reporting.tables import Table, conclusions, tables
 from psn_tutorial.runs.files import in_words, replace_file, write_json
@@ -42,19 +41,15 @@ def write_report(comparison: Comparison) -> Path:
 def page(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
     """The whole page as HTML."""
     every = list(comparison.results.values())
-    templates = Environment(
-        loader=PackageLoader("psn_tutorial.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    return templates.get_template("page.html").render(
+    environment = templates()
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    return environment.get_template("page.html").render(
         experiments=[_experiment(results, pictures[results.name]) for results in every],
         limits=limits(every),
         facts=_facts(_runs(comparison)),
         command=_first_command(_runs(comparison)),
+        marks=MARKS,
+        colours=COLOURS,
     )
 
 
@@ -68,6 +63,8 @@ def _experiment(results: Results, pictures: Sequence[Picture]) -> dict[str, Any]
         "pictures": pictures[:-2],
         "tables": (final, minus_reference, minus_base, training),
         "training_pictures": pictures[-2:],
+        "answers": before_and_after(results),
+        "seed": results.experiment.seeds[0],
         "settings": _settings(results),
     }
 
@@ -88,8 +85,12 @@ def limits(every: Sequence[Results]) -> list[str]:
     said += [
         "Temperature and sigma were chosen before, and not searched here: another value of either "
         "could do better or worse. Equal steps are equal numbers of rollouts, not equal seconds.",
-        "The models are tiny and their tasks made up. Nothing here says that a large language "
-        "model would behave alike.",
+        (
+            "One small language model, and short answers to questions made for it."
+            if all(r.experiment.common.get("base") for r in every)
+            else "The models are tiny and their tasks made up."
+        )
+        + " Nothing here says that a large language model would behave alike.",
         f"The tables hold {count} differences, each with its own interval: of twenty intervals at "
         f"95 %, one misses by chance.",
     ]
