@@ -6,6 +6,7 @@ times their bytes; what a GPU's libraries and its allocator keep for themselves 
 not a measurement). The time is a floor: what the card's memory and its multipliers allow at best.
 """
 
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -202,10 +203,14 @@ def fastest_step(shape: Shape, load: Load, card: Card) -> dict[str, float]:
 
 def largest_rollouts(shape: Shape, load: Load, card: float) -> int:
     """How many rollouts fit onto a card of ``card`` GB at once; 0 if not even one does."""
-    fits = 0
-    while fits < 4096 and memory(shape, replace(load, rollouts=fits + 1))["total"] <= card * GIB:
-        fits += 1
-    return fits
+
+    def fits(rollouts: int) -> bool:
+        return memory(shape, replace(load, rollouts=rollouts))["total"] <= card * GIB
+
+    bound = 1  # too many: every rollout has a cache of its own
+    while fits(bound):
+        bound *= 2
+    return bisect(range(1, bound), False, key=lambda rollouts: not fits(rollouts))
 
 
 def shape_of(name: str) -> Shape:

@@ -131,7 +131,7 @@ def test_more_of_anything_takes_no_less():
         assert memory(shape, replace(load, **change))["total"] > total, change
 
 
-@pytest.mark.parametrize("card", [2, 4, 8])
+@pytest.mark.parametrize("card", [2, 4, 8, 1000])
 def test_the_largest_number_of_rollouts_is_the_last_that_fits(card):
     shape, load = shape_of("qwen3-0.6b"), Load()
     most = largest_rollouts(shape, load, card)
