@@ -329,6 +329,27 @@ def test_large_logits_never_exist_at_once(policy, monkeypatch):
     assert kept["layers too"] < 0.5 * kept["pieces"] < 0.5 * kept["whole"]
 
 
+@pytest.mark.parametrize("limit", [2**26, 700])
+def test_the_head_reads_what_is_under_the_mask_in_whole_products(policy, monkeypatch, limit):
+    """A row for each completion token, no padding; contiguous, or torch would multiply with a copy of the head per row;
+    and the layers read no further than the longest of the rows."""
+    monkeypatch.setattr("psn_tutorial.rollout.LOGITS", limit)
+    _, _, model = parts = policy(scale=1.0)  # near uniform: answers end early
+    rollouts = roll(parts, max_tokens=40)
+    rows = rollouts.mask.sum(1).argsort()[:9]
+    longest = int(rollouts.mask[rows].sum(1).max())
+    assert longest < rollouts.tokens.shape[1] and not rollouts.mask[rows, :longest].all()
+    read = []
+    monkeypatch.setattr(model.lm_head, "forward", lambda x, forward=model.lm_head.forward: read.append(x) or forward(x))
+    shapes = watched_shapes(monkeypatch)
+    with torch.no_grad():
+        reading = read_completions(model, rollouts, rows, 1.0)
+    assert sum(len(x) for x in read) == int(rollouts.mask[rows].sum())
+    assert all(x.dim() == 2 and x.is_contiguous() and x.shape[0] * 16 <= max(limit, 16) for x in read)
+    assert shapes[-1] == (9, longest - 1)
+    assert (reading.logps[~rollouts.mask[rows]] == 0).all() and (reading.logps[rollouts.mask[rows]] < 0).all()
+
+
 # Rows that have ended
 
 
