@@ -88,10 +88,11 @@ class Probe:
         different, distinct: of each problem, how many answers differ in their words, and how many right ones do.
         formed: of each draw, share of the answers that ended and hold an answer that can be read.
         tokens: of each draw, how many.
-        kl_k1, kl_k3: of each draw, the estimates of KL(sampler || policy), nats per token.
-        ratios, squares: of each draw, sums of the importance ratios and of their squares.
-        certainty, certainty_down: of each draw, KL(U || policy) and KL(policy || U) of its answers, nats per token:
-            what Variant II reads, :func:`psn_tutorial.signals.token_certainty`.
+        kl_k1, kl_k3: of each draw of the first set, which the clean policy reads: the estimates of
+            KL(sampler || policy), nats per token.
+        ratios, squares: of the same, sums of the importance ratios and of their squares.
+        certainty, certainty_down: of the same, KL(U || policy) and KL(policy || U), nats per token: what Variant II
+            reads, :func:`psn_tutorial.signals.token_certainty`.
         similarity: of each problem, mean cosine of the pairs of its answers; None where no encoder was named.
         seconds: what sampling took.
     """
@@ -152,15 +153,15 @@ def figures(probe: Probe, ks: Sequence[int] = (1, 8)) -> dict[str, Interval]:
     Intervals: bootstrap over the draws for KL, ESS and form; over problems and sets of draws for pass@k, both resampled
     independently; over problems for distinct answers; consistency as in :func:`consistency`.
     """
-    tokens, ratios, squares = (np.array(x, dtype=float) for x in (probe.tokens, probe.ratios, probe.squares))
-    draws = _resampled(len(tokens))
-    kl = (np.array(probe.kl) * tokens)[draws].sum(1) / tokens[draws].sum(1)
-    ess = ratios[draws].sum(1) ** 2 / (tokens[draws].sum(1) * squares[draws].sum(1))
-    formed = np.array(probe.formed)
+    kl, ratios, squares = (np.array(x, dtype=float) for x in (probe.kl, probe.ratios, probe.squares))
+    tokens, formed = np.array(probe.tokens[: len(kl)], dtype=float), np.array(probe.formed)
+    read, draws = _resampled(len(kl)), _resampled(len(formed))
+    kls = (kl * tokens)[read].sum(1) / tokens[read].sum(1)
+    sizes = ratios[read].sum(1) ** 2 / (tokens[read].sum(1) * squares[read].sum(1))
     found = {
-        "KL": _interval(float(np.dot(probe.kl, tokens) / tokens.sum()), kl, len(tokens), "draws"),
-        "ESS": _interval(float(ratios.sum() ** 2 / (tokens.sum() * squares.sum())), ess, len(tokens), "draws"),
-        "well formed": _interval(float(formed.mean()), formed[draws].mean(1), len(tokens), "draws"),
+        "KL": _interval(float(kl @ tokens / tokens.sum()), kls, len(kl), "draws"),
+        "ESS": _interval(float(ratios.sum() ** 2 / (tokens.sum() * squares.sum())), sizes, len(kl), "draws"),
+        "well formed": _interval(float(formed.mean()), formed[draws].mean(1), len(formed), "draws"),
     }
     for k in ks:
         if k <= probe.answers:

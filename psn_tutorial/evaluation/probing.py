@@ -60,7 +60,7 @@ def probe(
         raise UserError("problems must hold at least one problem, got none")
     begin, columns = time.perf_counter(), []
     for draw in tqdm(range(answers * sets), str(sampler), disable=not progress, leave=False):
-        columns.append(_one_draw(policy, task, problems, sampler, draw, seed, batch))
+        columns.append(_one_draw(policy, task, problems, sampler, draw, seed, batch, read=draw < answers))
     texts = [[column["texts"][place] for column in columns] for place in range(len(problems))]
     right = [[column["right"][place] for column in columns] for place in range(len(problems))]
     return Probe(
@@ -74,7 +74,8 @@ def probe(
             _different([text for text, correct in zip(*rows, strict=True) if correct])
             for rows in zip(texts, right, strict=True)
         ),
-        *(tuple(column[name] for column in columns) for name in ("formed", "tokens", *MEANS[:2], *SUMS, *MEANS[2:])),
+        *(tuple(column[name] for column in columns) for name in ("formed", "tokens")),
+        *(tuple(column[name] for column in columns[:answers]) for name in (*MEANS[:2], *SUMS, *MEANS[2:])),
         tuple(_similarities(encoder, texts)) if encoder else None,
         round(time.perf_counter() - begin, 1),
     )
@@ -107,9 +108,10 @@ def sampler_of_kl(
 
 
 def _one_draw(
-    policy: Policy, task: Task, problems: Sequence[Any], sampler: Sampler, draw: int, seed: int, batch: int
+    policy: Policy, task: Task, problems: Sequence[Any], sampler: Sampler, draw: int, seed: int, batch: int, read: bool
 ) -> dict[str, Any]:
-    """One answer to every problem under one draw: texts, verdicts, and sums over the tokens."""
+    """One answer to every problem under one draw: texts, verdicts, and, where the clean policy is to ``read`` them, its
+    sums over the tokens."""
     texts: list[str] = []
     ended: list[bool] = []
     tokens, sums = 0, torch.zeros(len(MEANS) + len(SUMS), dtype=torch.float64)
@@ -133,7 +135,7 @@ def _one_draw(
         texts += responses(policy.tokenizer, rollouts)
         ended += rollouts.ended.tolist() if task.ends else [True] * len(some)
         tokens += int(rollouts.mask.sum())
-        sums += _token_sums(policy, rollouts)
+        sums += _token_sums(policy, rollouts) if read else 0
     verdicts = task.verify_many(texts, problems)
     formed = [end and task.answered(text) for end, text in zip(ended, texts, strict=True)]
     found = dict(zip((*MEANS, *SUMS), sums.tolist(), strict=True))

@@ -1,6 +1,7 @@
 """The figures of a probe against counts by hand and simulated truth; the record; what a sampler is called."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,7 @@ def test_sums_over_tokens_and_not_means_of_draws():
     )
     found = figures(probe)
     assert found["KL"].value == pytest.approx((10 * 0.1 + 30 * 0.3) / 40)
+    assert figures(replace(probe, tokens=(10, 30, 99, 99), formed=(1.0, 1.0, 0.0, 0.0)))["KL"] == found["KL"]
     assert found["ESS"].value == pytest.approx(34**2 / (40 * 64))
     assert figures(made(["10", "01"], sampler=Sampler(top_p=0.9), kl_k1=[0.2, 0.2], kl_k3=[9.0, 9.0]))[
         "KL"

@@ -41,6 +41,7 @@ def test_the_clean_sampler_is_the_policy(policy, problems):
     exact = sum(exact_success(policy, TASK, problem) for problem in problems) / len(problems)
     error = math.sqrt(exact * (1 - exact) / (30 * 64))
     assert figures(found)["pass@1"].value == pytest.approx(exact, abs=4 * error)
+    assert len(found.kl_k1) == len(found.certainty) == 8  # of the first set
     assert max(map(abs, (*found.kl_k1, *found.kl_k3))) < 1e-5 and figures(found)["ESS"].value == pytest.approx(1)
     assert found.tokens == (30 * TASK.max_tokens(problems[0]),) * 64 and found.formed == (1.0,) * 64
 
