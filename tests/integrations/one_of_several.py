@@ -1,0 +1,57 @@
+"""What each of several processes runs for test_trl.py:
+
+torchrun --nproc_per_node 2 one_of_several.py MODEL_FOLDER OUT
+
+OUT/settings.json holds a list of settings; each process trains with all of them and writes OUT/rank-N.json.
+"""
+
+import hashlib
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from psn_tutorial.carriers import carried
+from psn_tutorial.integrations.trl import PSNConfig, PSNGRPOTrainer, trainer
+
+torch.set_num_threads(1)
+folder, out = sys.argv[1], Path(sys.argv[2])
+noisy: list[tuple[list[int], str]] = []
+
+
+def digest(model):
+    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+
+
+@contextmanager
+def watched(model, config, draws):
+    with carried(model, config, draws) as receipt:
+        noisy.append((draws, digest(model)))
+        yield receipt
+
+
+def reward(completion_ids, **_):
+    return [sum(row) % 7 / 7 for row in completion_ids]
+
+
+trainer.carried = watched
+results = []
+for settings in json.loads((out / "settings.json").read_text()):
+    ours = PSNGRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        reward,
+        PSNConfig(output_dir=str(out), **settings),
+        Dataset.from_dict({"prompt": ["Anna has", "apples", "12", "3 more", "now", "buys", "How", "many"]}),
+        processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
+    )
+    noisy.clear()
+    ours.train()
+    logs = [{k: v for k, v in entry.items() if k.startswith("psn/")} for entry in ours.state.log_history]
+    world = torch.distributed.get_world_size()
+    results.append({"world": world, "noisy": list(noisy), "learned": digest(ours.model), "logs": logs})
+(out / f"rank-{torch.distributed.get_rank()}.json").write_text(json.dumps(results))
