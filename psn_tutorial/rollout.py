@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError, check_positive, check_range
-from psn_tutorial.models.decoder import Cache, decoder_of, empty_cache, forward, hidden_states
+from psn_tutorial.models.decoder import Cache, decoder_of, empty_cache, forward, has_windows, hidden_states
 from psn_tutorial.models.policy import Policy, Prompts, end_tokens, padding_token
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt
 from psn_tutorial.signals import token_certainty
@@ -173,7 +173,7 @@ def _read_prompts(
     ``draws`` N of a carrier of noise, whose rows stand in N blocks.
     """
     length, shared = ids.shape[1], _shared_beginning(ids, mask) if len(ids) > draws else 0
-    if shared < WORTH_SHARING:
+    if shared < WORTH_SHARING or has_windows(model):
         cache = empty_cache(model, len(ids), length + room, mask)
         return hidden_states(model, ids, cache=cache, last=1, recompute=recompute), cache
     first = ids[0, length - int(mask[0].sum()) :][:shared].expand(draws, -1)

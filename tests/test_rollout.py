@@ -24,6 +24,7 @@ from psn_tutorial.rollout import (
     spread_draws,
 )
 from psn_tutorial.tasks import get_task
+from tests.models.test_decoder import WINDOWS, small
 
 
 def roll(policy_parts, group=6, max_tokens=10, prompts=None, seed=0, **options):
@@ -174,6 +175,25 @@ def test_a_beginning_that_all_prompts_share_is_read_once_a_draw(policy, monkeypa
     torch.testing.assert_close(parted_logps, whole_logps, atol=1e-4, rtol=1e-4)
     for name, gradient in gradients.items() if draws is None else ():
         torch.testing.assert_close(gradient, expected[name], atol=1e-3, rtol=1e-3, msg=name)
+
+
+@torch.no_grad()
+def test_windows_that_see_so_many_positions_back_are_not_spoiled(monkeypatch):
+    """Padding between a shared beginning and the rest would stand in the windows."""
+    monkeypatch.setattr(rollout, "WORTH_SHARING", 2)
+    prompts = torch.tensor([[3, 4, 5, 6, 7, 8, 9], [0, 0, 0, 3, 4, 5, 6], [0, 3, 4, 5, 6, 7, 11]])
+    tokens = torch.randint(3, 17, (3, 5), generator=stream(0))
+    yes, nowhere = torch.ones_like(tokens, dtype=torch.bool), torch.full((3,), -1)
+    shown = rollout.Rollouts(prompts, prompts > 0, tokens, yes, torch.zeros(3, 5), nowhere, None)
+    for name, (architecture, settings) in {**WINDOWS, "none": ("qwen3", {})}.items():
+        model = small(architecture, **settings)
+        shapes = watched_shapes(monkeypatch)
+        logps, _ = completion_logps(model, shown, torch.arange(3), 1.0)
+        assert ((1, 3) in shapes) == (name == "none")
+        for row in range(3):
+            ids = torch.cat([prompts[row][prompts[row] > 0], tokens[row]])[None]
+            expected = model(ids).logits[0, -6:-1].log_softmax(-1).gather(1, tokens[row][:, None])[:, 0]
+            torch.testing.assert_close(logps[row], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("draws", "readings"), [(None, 4), (1, 4), (3, 12), (6, 24)])

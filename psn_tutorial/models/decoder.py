@@ -106,6 +106,11 @@ def decoder_of(model: nn.Module) -> nn.Module:
     return core
 
 
+def has_windows(model: nn.Module) -> bool:
+    """Does a layer see only so many positions back? They are counted with the padding between them."""
+    return any(getattr(layer.self_attn, "sliding_window", None) for layer in decoder_of(model).model.layers)
+
+
 def rotary(model: nn.Module, length: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rotary cosines and sines [1 or B, length, 1, D] for rows whose padding ``mask`` [B, <= length] marks with 0; a
     row's first real token has position 0, and padding takes no position. See :func:`_rotate`.
