@@ -1,5 +1,6 @@
 """PSN-GRPO inside TRL, on tiny random models. The oracles: TRL's own trainer, our losses, plain forward passes."""
 
+import importlib.util
 import inspect
 import json
 import os
@@ -724,3 +725,21 @@ def test_trl_still_has_what_is_built_on():
     own = set(PSNConfig.__annotations__)
     assert not missing, f"trl {trl.__version__} no longer has {', '.join(missing)}"
     assert not taken & own, f"trl {trl.__version__} has settings of its own called {', '.join(sorted(taken & own))}"
+
+
+# The example
+
+
+def test_the_example_runs_dry(tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("math_verify")
+    spec = importlib.util.spec_from_file_location("trl_gsm8k_qlora", ROOT / "examples" / "trl_gsm8k_qlora.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    words = ["--output_dir", str(tmp_path), "--dry_run", "--use_cpu", "--report_to", "none", "--sigma", "0.01"]
+    trainer = example.main(words)
+    assert len(four_bit_layers(trainer.model)) == 7 * trainer.model.config.num_hidden_layers
+    assert logged(trainer, "sigma")[0] == 0.01 and logged(trainer, "kl_k3")[0] > 0
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    answers = [[{"role": "assistant", "content": text}] for text in ("It is \\boxed{12}.", "\\boxed{13}")]
+    assert example.correct(completions=answers, answer=["12", "12"]) == [1.0, 0.0]

@@ -18,9 +18,10 @@ LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo")
 
 
 def _setting(name: str, **changed: Any) -> Any:
-    """The field of TrainConfig, with its default and help, unless ``default`` is changed."""
+    """The field of TrainConfig, with its default unless ``default`` is given, its help and its choices."""
     known = TrainConfig.__dataclass_fields__[name]
-    return field(**{"default": known.default, "metadata": known.metadata} | changed)
+    told = {key: known.metadata[key] for key in ("help", "choices") if key in known.metadata}
+    return field(**{"default": known.default, "metadata": told} | changed)
 
 
 @dataclass
