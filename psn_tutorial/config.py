@@ -19,9 +19,11 @@ from psn_tutorial.choices import (
     SPREADS,
 )
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, check_seed
+from psn_tutorial.extensions import is_named
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
-from psn_tutorial.tasks.registry import TASKS, get_task
+from psn_tutorial.tasks.base import Task
+from psn_tutorial.tasks.registry import TASKS, check_task, get_task, is_registered
 
 LARGEST_RANK = 2**14  # above the width of any model here
 
@@ -31,7 +33,7 @@ class TrainConfig(ScheduleConfig):
     """One training run. sigma = 0 is plain GRPO; everything of :class:`ScheduleConfig` is here too."""
 
     # The problem and the batch
-    task: str = option("countdown", "what to train on", TASKS)
+    task: str = option("countdown", "what to train on", known=TASKS)
     base: str | None = option(
         None,
         "what to start from: a checkpoint folder, a GGUF file, a run, an adapter's folder of peft, or a short name "
@@ -83,8 +85,8 @@ class TrainConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_task(self.task)
         for name, allowed in (
-            ("task", TASKS),
             ("spread", SPREADS),
             ("correction", CORRECTIONS),
             ("correction_mode", MODES),
@@ -149,7 +151,7 @@ class TrainConfig(ScheduleConfig):
 class EvaluationConfig:
     """How a policy is evaluated."""
 
-    task: str = option("countdown", "what the policy is to do", TASKS)
+    task: str = option("countdown", "what the policy is to do", known=TASKS)
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
@@ -162,7 +164,7 @@ class EvaluationConfig:
     device: str = option("auto", "where to compute; auto: CUDA if there is any", DEVICES)
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, TASKS)
+        check_task(self.task)
         check_choice("device", self.device, DEVICES)
         check_range("samples", self.samples, low=0, whole=True)
         check_seed(self.seed)
@@ -170,7 +172,12 @@ class EvaluationConfig:
         check_positive("temperature", self.temperature)
         if self.eval_problems is not None:
             check_range("eval_problems", self.eval_problems, low=1, whole=True)
-        task = get_task(self.task, **self.difficulty)
+        if is_registered(self.task):
+            self.check_samples(get_task(self.task, **self.difficulty))
+
+    def check_samples(self, task: Task) -> None:
+        """Raise UserError without samples of a task that has no exact probabilities. Settings that name a class of
+        another package do not import it: ``held_out_problems`` checks those."""
         if self.samples == 0 and not task.exact:
             raise UserError(f"samples must be >= 1: {self.task} has no exact probabilities, got 0")
 
@@ -184,7 +191,7 @@ class EvaluationConfig:
 class ProbeConfig:
     """How a policy that is not trained is probed (:mod:`psn_tutorial.evaluation.probing`)."""
 
-    task: str = option("math", "what the policy is asked to do", TASKS)
+    task: str = option("math", "what the policy is asked to do", known=TASKS)
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
@@ -200,7 +207,7 @@ class ProbeConfig:
     device: str = option("auto", "where to compute; auto: CUDA if there is any", DEVICES)
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, TASKS)
+        check_task(self.task)
         check_choice("compute", self.compute, COMPUTE_TYPES)
         check_choice("device", self.device, DEVICES)
         for name in ("answers", "sets", "batch"):
@@ -289,7 +296,7 @@ def check_effects(config: RunConfig, named: Container[str], where: str = "") -> 
 
 def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
     """(a condition, what is so where it does not hold, the settings that have an effect only where it holds)."""
-    schedule = config.schedule
+    schedule, own = config.schedule, is_named(config.schedule)  # one's own may read every setting of a schedule
     beside = config.four_bit or (config.lora_rank > 0 and config.targets in LINEAR_TARGETS)
     low_rank = config.carrier == "lowrank" or (config.carrier == "auto" and beside)
     noise = ("schedule", "targets", "relative", "draws", "spread", "antithetic", "carrier", "noise_rank", "mixture")
@@ -299,10 +306,11 @@ def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
         (config.noisy, "without noise (sigma 0)", noise),
         (config.draws > 1, "with one draw", ("spread", "mixture")),
         (low_rank, "unless the carrier is lowrank", ("noise_rank",)),
-        (schedule == "annealed", other, ("sigma_end", "sigma_steps", "sigma_shape")),
-        (schedule == "kl_target", other, ("kl_target", "kl_tolerance", "kl_factor")),
-        (schedule == "realtime", other, (*realtime, "similarity_scale", "probes", "encoder", "certainty")),
-        (schedule in ("kl_target", "realtime"), other, ("sigma_low", "sigma_high")),
+        (own or schedule == "annealed", other, ("sigma_end", "sigma_steps", "sigma_shape")),
+        (own or schedule == "kl_target", other, ("kl_target", "kl_tolerance", "kl_factor")),
+        (own or schedule == "realtime", other, (*realtime, "similarity_scale")),
+        (schedule == "realtime", other, ("probes", "encoder", "certainty")),
+        (own or schedule in ("kl_target", "realtime"), other, ("sigma_low", "sigma_high")),
         (config.noisy or config.hot, "where the policy itself is sampled", ("correction", "correction_mode", "cap")),
         (config.correction != "none", "with the correction none", ("correction_mode",)),
         (config.advantage == "pass_at_k", f"with the advantage {config.advantage}", ("pass_k",)),

@@ -4,27 +4,53 @@ A scheduler holds one number, ``sigma``. After each training step :meth:`Schedul
 signals of that step and returns the sigma of the next one. ``state_dict`` is JSON, for resuming.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psn_tutorial.errors import UserError, check_choice, check_count, check_range, shown
+from psn_tutorial.extensions import check_named, imported
 from psn_tutorial.settings import option
 
-SCHEDULES = ("constant", "annealed", "kl_target", "realtime")
 SHAPES = ("linear", "cosine", "exponential")
 SCALES = ("running", "none")
 
 
 class Scheduler:
-    """What all schedulers share. ``state`` names the attributes that change while training."""
+    """What all schedulers share. ``state`` names the attributes that change while training.
+
+    One of your own is a class derived from this one, in a module that ``--schedule my_module:MyScheduler`` names:
+
+        class Halving(Scheduler):
+            state = ("sigma",)
+
+            def __init__(self, sigma):
+                self.sigma = sigma
+
+            def update(self, signals):
+                if signals["reward"] > 0.5:
+                    self.sigma /= 2
+                return self.sigma
+    """
 
     sigma: float
     state: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def of(cls, config: "ScheduleConfig") -> "Scheduler":
+        """The scheduler that the settings of a run describe; here made from ``config.sigma`` alone."""
+        return cls(config.sigma)  # type: ignore[call-arg]
+
+    def __post_init__(self) -> None:
+        """Check the values, also those of a saved state. Raises UserError for an impossible one."""
+
     def update(self, signals: Mapping[str, float]) -> float:
-        """Take in one step's signals and return the sigma of the next step."""
+        """Take in one step's signals and return the sigma of the next step.
+
+        signals: the step's record, whose figures :mod:`psn_tutorial.runs.steps` explains.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,6 +121,10 @@ class AnnealedSigma(Scheduler):
     step: int = field(default=0, init=False)
     state: ClassVar[tuple[str, ...]] = ("step",)
 
+    @classmethod
+    def of(cls, config: "ScheduleConfig") -> "AnnealedSigma":
+        return cls(config.sigma, config.sigma_end, config.sigma_steps, config.sigma_shape)
+
     def __post_init__(self) -> None:
         check_choice("shape", self.shape, SHAPES)
         bound = {"above": 0} if self.shape == "exponential" else {"low": 0}
@@ -151,6 +181,17 @@ class KLTargetSigma(Scheduler):
     low: float = 1e-6
     high: float = 0.5
     state: ClassVar[tuple[str, ...]] = ("sigma",)
+
+    @classmethod
+    def of(cls, config: "ScheduleConfig") -> "KLTargetSigma":
+        return cls(
+            config.sigma,
+            config.kl_target,
+            config.kl_tolerance,
+            config.kl_factor,
+            config.sigma_low,
+            config.sigma_high,
+        )
 
     def __post_init__(self) -> None:
         check_range("target", self.target, above=0)
@@ -221,6 +262,18 @@ class RealtimeSigma(Scheduler):
     certainty_range: list[float] | None = field(default=None, init=False)
     state: ClassVar[tuple[str, ...]] = ("sigma", "similarity_range", "certainty_range")
 
+    @classmethod
+    def of(cls, config: "ScheduleConfig") -> "RealtimeSigma":
+        return cls(
+            config.sigma,
+            config.realtime_target,
+            config.realtime_mix,
+            config.realtime_factor,
+            config.similarity_scale,
+            config.sigma_low,
+            config.sigma_high,
+        )
+
     def __post_init__(self) -> None:
         check_range("target", self.target, low=0, high=1)
         check_range("mix", self.mix, low=0, high=1)
@@ -278,11 +331,19 @@ def _check_seen(name: str, seen: Any) -> None:
     check_range(f"{name}[1]", seen[1], low=seen[0])
 
 
+SCHEDULES: dict[str, type[Scheduler]] = {
+    "constant": ConstantSigma,
+    "annealed": AnnealedSigma,
+    "kl_target": KLTargetSigma,
+    "realtime": RealtimeSigma,
+}
+
+
 @dataclass(frozen=True)
 class ScheduleConfig:
     """A schedule as settings: flat, so that every field is a flag. Made real by make_scheduler."""
 
-    schedule: str = field(default="constant", metadata={"help": "how sigma moves", "choices": SCHEDULES})
+    schedule: str = option("constant", "how sigma moves", known=SCHEDULES)
     sigma: float = field(default=0.001, metadata={"help": "noise of the first step"})
     sigma_end: float = field(default=0.0, metadata={"help": "annealed: noise of the last step"})
     sigma_steps: int = field(default=100, metadata={"help": "annealed: steps to get there"})
@@ -300,35 +361,24 @@ class ScheduleConfig:
     sigma_high: float = option(0.5, "kl_target, realtime: ceiling of sigma")
 
     def __post_init__(self) -> None:
-        make_scheduler(self)
+        check_named("schedule", self.schedule, SCHEDULES)
+        if self.schedule in SCHEDULES:  # a class of another package is imported when a run needs it
+            make_scheduler(self)
 
 
 def make_scheduler(config: ScheduleConfig) -> Scheduler:
     """The scheduler that ``config`` describes (any object with the fields of ScheduleConfig).
 
     Raises:
-        UserError: an unknown schedule, or a value its scheduler refuses.
+        UserError: an unknown schedule, one whose class cannot be imported, or a value its scheduler refuses.
     """
-    check_choice("schedule", config.schedule, SCHEDULES)
-    if config.schedule == "constant":
-        return ConstantSigma(config.sigma)
-    if config.schedule == "annealed":
-        return AnnealedSigma(config.sigma, config.sigma_end, config.sigma_steps, config.sigma_shape)
-    if config.schedule == "realtime":
-        return RealtimeSigma(
-            config.sigma,
-            config.realtime_target,
-            config.realtime_mix,
-            config.realtime_factor,
-            config.similarity_scale,
-            config.sigma_low,
-            config.sigma_high,
+    check_named("schedule", config.schedule, SCHEDULES)
+    if config.schedule in SCHEDULES:
+        return SCHEDULES[config.schedule].of(config)
+    scheduler = imported("schedule", config.schedule)
+    if not (inspect.isclass(scheduler) and issubclass(scheduler, Scheduler)):
+        raise UserError(
+            f"schedule must be a class derived from psn_tutorial.schedulers.Scheduler, got {config.schedule}, "
+            f"which is {shown(scheduler)}"
         )
-    return KLTargetSigma(
-        config.sigma,
-        config.kl_target,
-        config.kl_tolerance,
-        config.kl_factor,
-        config.sigma_low,
-        config.sigma_high,
-    )
+    return scheduler.of(config)

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from psn_tutorial.errors import UserError, check_choice, shown, suggest
@@ -21,9 +21,13 @@ Settings = TypeVar("Settings")
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 
 
-def option(default: Any, text: str, choices: tuple[Any, ...] | None = None) -> Any:
-    """A settings field with its line of ``--help``, and its choices if it has any."""
-    return dataclasses.field(default=default, metadata={"help": text} | ({"choices": choices} if choices else {}))
+def option(default: Any, text: str, choices: Collection[Any] | None = None, known: Iterable[str] | None = None) -> Any:
+    """A settings field with its line of ``--help``, and its choices if it has any.
+
+    known: names that ``--help`` lists beside module:name (:mod:`psn_tutorial.extensions`); ``__post_init__`` checks.
+    """
+    metadata = {"help": text, "choices": choices, "known": known}
+    return dataclasses.field(default=default, metadata={k: v for k, v in metadata.items() if v is not None})
 
 
 def from_mapping(cls: type[Settings], mapping: Any, where: str, base: Settings | None = None) -> Settings:

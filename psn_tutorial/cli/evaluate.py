@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from psn_tutorial.cli.flags import add_flags, from_flags
-from psn_tutorial.cli.output import print_summary
+from psn_tutorial.cli.output import folder_part, print_summary
 from psn_tutorial.cli.parser import NAME, Parser
 from psn_tutorial.config import EvaluationConfig
 from psn_tutorial.errors import UserError
@@ -55,7 +55,7 @@ def run(words: list[str]) -> int:
     from psn_tutorial.jobs.policies import base_of
 
     policy = args.policy or base_of(config)
-    out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{config.task}")
+    out = Path(args.out or f"runs/eval-{_short_name(args.policy)}-{folder_part(config.task)}")
     command = [NAME, "evaluate", *words]
     record = evaluate_policy(out, policy, config, command, sys.stderr.isatty(), args.four_bit, args.allow_overlap)
     print_summary(record.last, f"{policy} on {config.task}")

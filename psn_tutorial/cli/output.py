@@ -38,6 +38,11 @@ def command_line(*words: str | Path) -> str:
     return shlex.join([NAME, *map(str, words)])
 
 
+def folder_part(task: str) -> str:
+    """A task in the name of a folder: my_module:MyTask as my_module-MyTask, for no folder of Windows has a colon."""
+    return task.replace(":", "-")
+
+
 def print_summary(results: Evaluation, title: str) -> None:
     """Print the metrics of one evaluation."""
     print_table(summary_table(title, summarise([results])))

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from psn_tutorial.cli.flags import add_flags, from_flags
-from psn_tutorial.cli.output import command_line, print_summary, resumable
+from psn_tutorial.cli.output import command_line, folder_part, print_summary, resumable
 from psn_tutorial.cli.parser import NAME, Parser, only
 from psn_tutorial.models.bases import BASES, PretrainConfig
 
@@ -43,8 +43,8 @@ evaluated on are never demonstrated.""",
     from psn_tutorial.jobs.policies import require_new
     from psn_tutorial.jobs.pretraining import PretrainingJob
 
-    record = Path(args.resume or args.record or f"runs/base-{config.task}")
-    out = Path(args.out or f"bases/{config.task if not args.resume else record.name}")
+    record = Path(args.resume or args.record or f"runs/base-{folder_part(config.task)}")
+    out = Path(args.out or f"bases/{folder_part(config.task) if not args.resume else record.name}")
     require_new(out)
     if args.resume:
         job = PretrainingJob.resume(record)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from psn_tutorial.cli.flags import add_flags, from_flags
-from psn_tutorial.cli.output import command_line, resumable
+from psn_tutorial.cli.output import command_line, folder_part, resumable
 from psn_tutorial.cli.parser import NAME, Parser
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.errors import UserError
@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
     from psn_tutorial.jobs.probing import probe_policy
 
     policy = args.policy or base_of(config)
-    folder = Path(args.out or f"runs/probe-{Path(str(policy)).stem}-{config.task}")
+    folder = Path(args.out or f"runs/probe-{Path(str(policy)).stem}-{folder_part(config.task)}")
     samplers = args.sampler or [Sampler.parse(word) for word in USUAL]
     match, probes = [MATCHES[name] for name in args.match], []
     with resumable(command_line("probe", *words), folder):

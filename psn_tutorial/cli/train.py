@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from psn_tutorial.cli.flags import add_flags, from_flags
-from psn_tutorial.cli.output import command_line, print_summary, resumable
+from psn_tutorial.cli.output import command_line, folder_part, print_summary, resumable
 from psn_tutorial.cli.parser import NAME, Parser, only
 from psn_tutorial.config import RunConfig, check_effects
 from psn_tutorial.errors import UserError, suggest
@@ -155,4 +155,4 @@ def _folder_name(config: RunConfig) -> str:
     kind = f"psn{config.sigma or config.sigma_end:g}" if config.noisy else "grpo"
     if config.hot:
         kind += f"-hot{config.sampling_temperature:g}"
-    return f"runs/{config.task}-{kind}-seed{config.seed}"
+    return f"runs/{folder_part(config.task)}-{kind}-seed{config.seed}"

@@ -13,7 +13,8 @@ from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, check_choice, shown
 from psn_tutorial.evaluation.metrics import parse_metric
 from psn_tutorial.settings import from_mapping, to_mapping
-from psn_tutorial.tasks.registry import TASKS, get_task
+from psn_tutorial.tasks.base import Task
+from psn_tutorial.tasks.registry import check_task, get_task, is_registered
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Experiment:
     frontier: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, TASKS)
+        check_task(self.task)
         for name in self.arms:
             check_name("arm", name)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -60,8 +61,14 @@ class Experiment:
         for name in self.arms:
             for seed in self.seeds:
                 config = self.config(name, seed)
-            for metric in (*self.metrics, *self.frontier):
-                _check_metric(metric, config)
+            task = get_task(self.task, **config.difficulty) if is_registered(self.task) else None
+            self.check_metrics(config, task)
+
+    def check_metrics(self, config: RunConfig, task: Task | None) -> None:
+        """Raise UserError when the evaluations of a run cannot give the metrics. task: None where it is a class of
+        another package, which is not imported before it is needed."""
+        for metric in (*self.metrics, *self.frontier):
+            _check_metric(metric, config, task)
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """The settings of one run."""
@@ -70,10 +77,10 @@ class Experiment:
         return from_mapping(RunConfig, fields, where)
 
 
-def _check_metric(metric: str, config: RunConfig) -> None:
+def _check_metric(metric: str, config: RunConfig, task: Task | None) -> None:
     """Raise UserError when the evaluations of a run cannot give this metric."""
     name, k = parse_metric(metric)
-    if name == "success" and not get_task(config.task).exact:
+    if name == "success" and task is not None and not task.exact:
         raise UserError(f"metrics: {config.task} has no exact {metric}")
     needed = k or 1
     if name != "success" and config.samples < needed and not (name == "pass" and not config.samples):

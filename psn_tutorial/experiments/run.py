@@ -93,7 +93,7 @@ def _check_policies(experiments: Mapping[str, Experiment]) -> None:
         for name, arm in experiment.arms.items():
             config = experiment.config(name, experiment.seeds[0])
             check_effects(config, arm.changes, f"arm {name}: ")
-            TrainingJob(config)
+            experiment.check_metrics(config, TrainingJob(config).task)
 
 
 def _claim(out: Path, experiments: Mapping[str, Experiment]) -> bool:

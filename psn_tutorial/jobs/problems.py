@@ -16,8 +16,10 @@ def training_problems(task: Task, config: RunConfig) -> list[Any]:
 def held_out_problems(task: Task, config: EvaluationConfig | ProbeConfig) -> list[Any]:
     """The problems to evaluate on: those of ``eval_file``, else the task's own; each once.
 
-    Raises UserError when ``eval_problems`` asks for more than there are.
+    Raises UserError when ``eval_problems`` asks for more than there are, and without samples where they are needed.
     """
+    if isinstance(config, EvaluationConfig):
+        config.check_samples(task)
     problems = read_problems(config.eval_file, task) if config.eval_file else task.problems("eval")
     problems = list({task.prompt(problem): problem for problem in problems}.values())
     if config.eval_problems and config.eval_problems > len(problems):

@@ -11,7 +11,7 @@ from typing import Any
 from psn_tutorial.errors import UserError, check_choice, check_count, check_positive, check_range, check_seed
 from psn_tutorial.settings import option
 from psn_tutorial.tasks.files import DATA
-from psn_tutorial.tasks.registry import TASKS
+from psn_tutorial.tasks.registry import TASKS, check_task
 
 ARCHITECTURES = ("qwen2", "qwen3")
 LARGEST = 2**14  # of any size: no model is wider or deeper, and to try would take forever
@@ -52,7 +52,7 @@ class TinyConfig:
 class PretrainConfig:
     """Settings of a base model."""
 
-    task: str = option("countdown", "what to demonstrate", TASKS)
+    task: str = option("countdown", "what to demonstrate", known=TASKS)
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
@@ -66,7 +66,7 @@ class PretrainConfig:
     seed: int = option(0, "seed of weights, problems and order")
 
     def __post_init__(self):
-        check_choice("task", self.task, TASKS)
+        check_task(self.task)
         for name in ("problems", "demonstrations", "steps", "batch"):
             check_count(name, getattr(self, name))
         check_count("warmup", self.warmup, low=0)

@@ -20,6 +20,7 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.jobs.malloc import keep_freed_memory
 from psn_tutorial.preflight.findings import Finding
 from psn_tutorial.tasks import files
+from psn_tutorial.tasks.registry import offered
 from psn_tutorial.tasks.splits import SPLITS, load_split
 
 PINNED = ("torch", "transformers")  # whose new versions often break things; pyproject.toml holds the ranges
@@ -151,6 +152,8 @@ def _data() -> list[Finding]:
                 f"make one with psn-tutorial pretrain --task {task}."
             )
             found.append(Finding(f"base policy of {task}", "missing", "bad", advice))
+    if offered():
+        found.append(Finding("tasks of other packages", ", ".join(offered())))
     return found
 
 

@@ -1,8 +1,8 @@
-"""Files of problems: one JSON object on each line."""
+"""Files of problems, one JSON object on each line, and rows of data sets on the hub."""
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,20 @@ def _parsed(data: bytes, name: str, line: int = 1) -> Any:
     except ValueError as error:
         why = str(error)[:80]
     raise UserError(f"{name} line {line} is not JSON: {why} (wanted is one object on each line, or one list of them)")
+
+
+def hub_rows(name: str, hub: str, subset: str | None, split: str) -> Iterable[Mapping[str, Any]]:
+    """The rows of a data set on the hub, which is called ``name`` here. Raises UserError when it cannot be loaded."""
+    instead = "or give path=, a file of it with a JSON object on each line"
+    try:
+        from datasets import load_dataset  # here: it takes seconds to import
+    except ImportError:
+        raise UserError(f"{name} is on the hub: pip install datasets, {instead}") from None
+    try:
+        return load_dataset(hub, subset, split=split)
+    except Exception as error:  # whatever the network, the hub, the cache and the library have to say
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"cannot load {name} ({hub}, split {split}) from the hub: {why}; {instead}") from error
 
 
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -21,7 +21,7 @@ from psn_tutorial.errors import UserError, check_choice, check_integer, check_ra
 from psn_tutorial.tasks import sums
 from psn_tutorial.tasks.answers import last_box
 from psn_tutorial.tasks.base import Demonstration, Task, Verdict, folded
-from psn_tutorial.tasks.files import DATA, read_problems
+from psn_tutorial.tasks.files import DATA, hub_rows, read_problems
 from psn_tutorial.tasks.notation import NUMBER
 from psn_tutorial.tasks.questions import Problem, read_row
 from psn_tutorial.tasks.verifier import Verifier
@@ -160,17 +160,7 @@ def _own_problems(name: str, split: str | None, knobs: Mapping[str, Any]) -> lis
 
 
 def _from_hub(name: str, split: str) -> Iterable[Mapping[str, Any]]:
-    source = SOURCES[name]
-    instead = "or give path=, a file of it with a JSON object on each line"
-    try:
-        from datasets import load_dataset  # here: it takes seconds to import
-    except ImportError:
-        raise UserError(f"{name} is on the hub: pip install datasets, {instead}") from None
-    try:
-        return load_dataset(source.hub, source.config, split=split)
-    except Exception as error:  # whatever the network, the hub, the cache and the library have to say
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"cannot load {name} ({source.hub}, split {split}) from the hub: {why}; {instead}") from error
+    return hub_rows(name, SOURCES[name].hub, SOURCES[name].config, split)
 
 
 def _comparable(

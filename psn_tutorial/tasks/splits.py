@@ -15,10 +15,10 @@ from typing import Any
 
 from psn_tutorial.errors import check_choice
 from psn_tutorial.tasks.files import DATA, MANIFEST, shipped_problems, write_problems
-from psn_tutorial.tasks.registry import TASKS, get_task
+from psn_tutorial.tasks.registry import OWN, get_task
 
 # task -> split -> the arguments of task.generate; in this order, each excluding those before it
-SPLITS = {name: get_task(name).splits for name in TASKS if get_task(name).shipped}
+SPLITS = {task.name: task.splits for task in OWN if task.shipped}
 
 
 def load_split(task_name: str, split: str, data: Path = DATA) -> list[Any]:

@@ -78,7 +78,10 @@ CHAIN_BASE = base_folder("chain")
         ("train --correction tokn", "correction must be one of 'token', 'sequence', 'none', got 'tokn' (did you"),
         ("train --group 1", "group must be a whole number >= 2, got 1"),
         ("train --draws 3", "draws must divide the 512 rollouts of a step, got 3"),
-        ("train --task rles", "task must be one of 'countdown', 'rules', 'chain', 'math', got 'rles' (did you mean"),
+        (
+            "train --task rles",
+            "task must be one of 'countdown', 'rules', 'chain', 'math', 'judged', got 'rles' (did you",
+        ),
         ("train --difficulty nmbers=3", "task countdown has no field 'nmbers' (did you mean 'numbers'?)"),
         ("train --difficulty numbers", "argument --difficulty: must be NAME=VALUE, once each, got 'numbers'"),
         ("train --samples 0", "samples must be >= 1: countdown has no exact probabilities, got 0"),

@@ -113,7 +113,9 @@ def test_what_is_no_task_is_refused():
 
 
 def test_an_unknown_task_is_told_with_the_registered_ones(parity):
-    with pytest.raises(UserError, match=r"one of countdown, rules, chain, math, parity, got 'parrity' \(did you mean"):
+    with pytest.raises(
+        UserError, match=r"of countdown, rules, chain, math, judged, parity, got 'parrity' \(did you mean"
+    ):
         get_task("parrity")
     with pytest.raises(UserError, match=r"task must be one of 'countdown', .*'parity', got 'chess'"):
         RunConfig(task="chess")
