@@ -48,7 +48,7 @@ lab: $(VENV)/.full     ## open the notebooks in JupyterLab
 notebooks: $(VENV)/.full     ## run every notebook anew; store what it shows, and what it took
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.notebooks.execute $(ARGS)
 
-bench: $(VENV)/.bench     ## the speed ratios; installs trl and its like
+bench: $(VENV)/.full     ## the speed ratios
 	@ls benchmarks/*.py >/dev/null 2>&1 || \
 		{ echo "make bench: benchmarks/ holds no script" >&2; exit 1; }
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -76,8 +76,4 @@ $(VENV)/.core: pyproject.toml requirements.lock | $(VENV)/.made
 
 $(VENV)/.full: $(VENV)/.core
 	$(INSTALL) --quiet --editable '.[notebooks,test]'
-	@touch $@
-
-$(VENV)/.bench: requirements-bench.lock $(VENV)/.full
-	$(INSTALL) --quiet --constraint requirements-bench.lock --editable '.[trl,qlora]'
 	@touch $@

@@ -156,15 +156,11 @@ def test_the_citation_names_the_paper_and_no_invented_given_names():
 # Requirements
 
 
-def test_the_lock_files_pin_every_line_once_and_torch_first():
-    first, second = (
-        [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
-        for name in ("requirements.lock", "requirements-bench.lock")
-    )
-    assert first[0] == "torch==2.13.0"
-    for lines in (first, second):
-        assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
-    names = [line.split("==")[0] for line in first + second]
+def test_the_lock_file_pins_every_line_once_and_torch_first():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "torch==2.13.0"
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
+    names = [line.split("==")[0] for line in lines]
     assert len(set(names)) == len(names)
 
 
@@ -172,12 +168,8 @@ def test_the_lock_file_fits_the_ranges():
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = dict(
-        line.split("==")
-        for name in ("requirements.lock", "requirements-bench.lock")
-        for line in (ROOT / name).read_text().splitlines()
-        if not line.startswith("#")
-    )
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     extras = project["optional-dependencies"]
     assert extras.keys() >= {"notebooks", "qlora", "embeddings", "trl", "test", "dev"}
     for name, lines in {"": project["dependencies"], **extras}.items():
@@ -393,7 +385,6 @@ def test_only_the_readers_pip_chooses_where_packages_come_from():
         "Makefile",
         ".ci/run",
         "requirements.lock",
-        "requirements-bench.lock",
         "pyproject.toml",
         "environment.yml",
         ".pre-commit-config.yaml",
