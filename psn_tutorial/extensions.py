@@ -8,7 +8,8 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def imported(field: str, text: str) -> Any:
     module_name, _, name = text.partition(":")
     if "" not in sys.path:
         sys.path.append("")
-    importlib.invalidate_caches()
+    if module_name not in sys.modules:
+        importlib.invalidate_caches()  # the file may be new
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module is a program of its own and may raise anything
@@ -54,15 +56,26 @@ def imported(field: str, text: str) -> Any:
             raise UserError(
                 f"{field} {text}: there is no module {error.name}, neither installed nor in the current folder"
             ) from None
-        raise UserError(f"{field} {text}: the module {module_name} cannot be imported: {told(error)}") from error
+        raise UserError(f"{field} {text}: the module {module_name} cannot be imported: {_told(error)}") from error
     if not hasattr(module, name):
         where = getattr(module, "__file__", None) or "built into Python"
         raise UserError(f"{field} {text}: the module {module_name} ({where}) has no {name}")
     return getattr(module, name)
 
 
-def told(error: BaseException) -> str:
-    """An exception of somebody else's code in one line: its type, what it says, and where it was raised."""
+@contextmanager
+def in_one_sentence(what: str) -> Iterator[None]:
+    """Tell what somebody else's code inside raises as a UserError that begins with ``what``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    """An exception in one line: its type, what it says, and where it was raised."""
     words = " ".join(f"{type(error).__name__}: {error}".split())[:200].removesuffix(": ")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     frames = [frame for frame in frames if Path(frame.filename).resolve() != Path(__file__).resolve()]

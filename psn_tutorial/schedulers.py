@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psn_tutorial.errors import UserError, check_choice, check_count, check_range, shown
-from psn_tutorial.extensions import check_named, imported
+from psn_tutorial.extensions import check_named, imported, in_one_sentence
 from psn_tutorial.settings import option
 
 SHAPES = ("linear", "cosine", "exponential")
@@ -381,4 +381,5 @@ def make_scheduler(config: ScheduleConfig) -> Scheduler:
             f"schedule must be a class derived from psn_tutorial.schedulers.Scheduler, got {config.schedule}, "
             f"which is {shown(scheduler)}"
         )
-    return scheduler.of(config)
+    with in_one_sentence(f"schedule {config.schedule} cannot be made"):
+        return scheduler.of(config)

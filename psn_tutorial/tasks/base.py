@@ -10,7 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, shown
+from psn_tutorial.extensions import in_one_sentence
 from psn_tutorial.tasks.files import shipped_problems
 
 P = TypeVar("P")
@@ -57,7 +58,8 @@ class Task(ABC, Generic[P]):
     """A family of problems ``P`` whose answers a program can check.
 
     A task is a frozen dataclass derived from this class: its fields are the difficulty. What is abstract here must be
-    written; what is not has a default that suits most tasks. ``register_task`` makes it known by its name:
+    written; what is not has a default that suits most tasks. Outside the package it is known by being named,
+    ``--task my_module:Sorting``; in a notebook ``register_task`` makes it known by its name:
 
         @register_task
         @dataclass(frozen=True)
@@ -164,8 +166,16 @@ class Task(ABC, Generic[P]):
         return True
 
     def verify_many(self, responses: Sequence[str], problems: Sequence[P]) -> list[Verdict]:
-        """The verdict on each response to its problem."""
-        return [self.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
+        """The verdict on each response to its problem.
+
+        Raises UserError when ``verify`` fails, or returns something else than a Verdict.
+        """
+        with in_one_sentence(f"the method verify of {self.name} fails"):
+            verdicts = [self.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
+        for verdict in verdicts:
+            if not isinstance(verdict, Verdict):
+                raise UserError(f"the method verify of {self.name} must return a Verdict, got {shown(verdict)}")
+        return verdicts
 
     def solutions(self, problem: P) -> list[str]:
         """All distinct solutions, each as ``Verdict.solution`` names it.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psn_tutorial.errors import UserError, check_integer, check_range, check_seed, shown
-from psn_tutorial.extensions import imported, is_named, told
+from psn_tutorial.extensions import imported, in_one_sentence, is_named
 from psn_tutorial.tasks.base import Task, Verdict
 from psn_tutorial.tasks.files import hub_rows, read_problems
 
@@ -172,10 +172,8 @@ class Judged(Task[Row]):
             text if isinstance(problem["prompt"], str) else [{"role": "assistant", "content": text}]
             for text, problem in zip(responses, problems, strict=True)
         ]
-        try:
+        with in_one_sentence(f"judge {self.judge} fails"):
             given = judge(prompts=[problem["prompt"] for problem in problems], completions=completions, **columns)
-        except Exception as error:  # a judge is a program of its own and may raise anything
-            raise UserError(f"judge {self.judge} fails: {told(error)}") from error
         try:
             rewards = [float(reward) for reward in given]
         except (TypeError, ValueError):

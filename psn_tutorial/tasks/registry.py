@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from psn_tutorial.errors import UserError, suggest
-from psn_tutorial.extensions import check_named, imported, is_named
+from psn_tutorial.extensions import check_named, imported, in_one_sentence, is_named
 from psn_tutorial.tasks.base import Task
 from psn_tutorial.tasks.countdown import Countdown
 from psn_tutorial.tasks.judged import Judged
@@ -104,7 +104,8 @@ def get_task(name: str, **difficulty: Any) -> Task[Any]:
     for field in fields:
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in difficulty:
             raise UserError(f"task {name} needs its field {field.name!r}: --difficulty {field.name}=...")
-    return task(**difficulty)
+    with in_one_sentence(f"task {name} cannot be made"):
+        return task(**difficulty)
 
 
 def _class(name: str) -> type[Task]:

@@ -179,6 +179,31 @@ MISTAKES = (
     ("own_tasks:Parity", "import sys\nsys.exit(3)", "the module own_tasks cannot be imported: SystemExit: 3"),
     ("own_tasks:Parity", "raise SystemExit", "the module own_tasks cannot be imported: SystemExit"),
 )
+FAULTS = (  # each in the place of what the module has
+    ("return Verdict(right, ", "return right  # ", "verify of own_parity must return a Verdict, got False"),
+    (
+        "return Verdict(right, ",
+        "return 1 / len(response)  # ",
+        "verify of own_parity fails: ZeroDivisionError: division",
+    ),
+    ('"count": 3}', '"count": 0}', "own_parity must have problems to evaluate on, got none"),
+    (
+        "% len(left)]",
+        "% 0]",
+        "problems of own_parity cannot be made: ZeroDivisionError: integer modulo by zero (own_tasks",
+    ),
+    ("words = ", "__init__ = lambda self, limit: None; words = ", "task own_tasks:Parity cannot be made: TypeError: "),
+)
+
+
+@pytest.mark.parametrize(("old", "new", "sentence"), FAULTS)
+def test_a_fault_in_its_methods_is_a_sentence_and_leaves_no_folder(own, psn, tmp_path, old, new, sentence):
+    assert old in MODULE
+    own(MODULE.replace(old, new))
+    for command in (["train", "--base", "base", *SMALL], ["evaluate", "base"], ["probe", "base"]):
+        said = psn(*command, "--task", "own_tasks:Parity", "--out", "out")
+        assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+        assert sentence in said.err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "content", "sentence"), MISTAKES)
@@ -238,6 +263,13 @@ def test_it_needs_noise_and_may_read_every_setting_of_a_schedule(own, psn):
     own(MODULE + "    @classmethod\n    def of(cls, config):\n        return cls(config.sigma_end)\n")
     assert train(psn, *NOISY, "--schedule", "own_tasks:Halving", "--sigma-end", 0.2).code == 0
     assert timeless("runs/one")[0]["sigma"] == 0.2
+
+
+def test_a_scheduler_that_cannot_be_made_is_told(own, psn, tmp_path):
+    own(MODULE.replace("def __init__(self, sigma)", "def __init__(self, sigma, factor)"))
+    said = train(psn, *NOISY, "--schedule", "own_tasks:Halving")
+    assert said.code == 2 and not (tmp_path / "runs").exists()
+    assert "schedule own_tasks:Halving cannot be made: TypeError: Halving.__init__() missing 1 required" in said.err
 
 
 # Entry points

@@ -103,6 +103,11 @@ def test_one_name_is_one_task(parity):
         register_task(type("Other", (Parity,), {"name": "rules"}))
 
 
+def test_a_class_that_is_written_anew_replaces_the_earlier_one(parity):
+    anew = type("Parity", (Parity,), {"__module__": Parity.__module__})
+    assert register_task(anew) is not Parity and type(get_task("parity")) is anew
+
+
 def test_what_is_no_task_is_refused():
     with pytest.raises(UserError, match="a task must be a class derived from psn_tutorial.tasks.Task, got 3"):
         register_task(3)
