@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 import torch.distributed
 from datasets import Dataset
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psn_tutorial.carriers import carried
 from psn_tutorial.integrations.trl import PSNConfig, PSNGRPOTrainer, trainer
+from psn_tutorial.noise import NoiseConfig
 
 torch.set_num_threads(1)
 folder, out = sys.argv[1], Path(sys.argv[2])
@@ -54,4 +56,16 @@ for settings in json.loads((out / "settings.json").read_text()):
     logs = [{k: v for k, v in entry.items() if k.startswith("psn/")} for entry in ours.state.log_history]
     world = torch.distributed.get_world_size()
     results.append({"world": world, "noisy": list(noisy), "learned": digest(ours.model), "logs": logs})
+
+# Weights in shards: noise beside them is that beside the whole ones.
+plain, sharded = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+for layer in sharded.model.layers:
+    fully_shard(layer)
+fully_shard(sharded)
+ids, noise = torch.arange(28).view(4, 7), NoiseConfig(0.1, carrier="lowrank")
+with torch.no_grad():
+    clean = plain(ids).logits
+    with carried(plain, noise, [1, 2]), carried(sharded, noise, [1, 2]):
+        logits = [model(ids).logits for model in (plain, sharded)]
+results.append({"sharded": torch.equal(*logits), "noisy": not torch.allclose(clean, logits[0], atol=1e-2)})
 (out / f"rank-{torch.distributed.get_rank()}.json").write_text(json.dumps(results))

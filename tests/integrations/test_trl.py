@@ -300,6 +300,22 @@ def test_both_sides_of_the_ratio_have_the_temperature(make):
     )
 
 
+def test_clean_logps_cost_no_pass_of_their_own_and_are_found_where_the_loss_does_not_give_them(make, monkeypatch):
+    trainer, batch = rollout_batch(make, cap=1.2)
+    calls, forward = [], trainer.model.forward
+    monkeypatch.setattr(trainer.model, "forward", lambda *given, **named: calls.append(1) or forward(*given, **named))
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    assert len(calls) == 1
+    weigh = trainer.weigh
+    monkeypatch.setattr(trainer, "weigh", lambda model, inputs, now: weigh(model, inputs, None))
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), loss)
+    assert len(calls) == 3
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", lambda self, model, inputs: inputs.get("advantages").sum())
+    with pytest.raises(RuntimeError, match="does not read inputs"):
+        trainer.compute_loss(trainer.model, dict(batch))
+    assert not trainer.model._forward_hooks
+
+
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_every_loss_that_is_allowed_gives_each_token_its_weight(make, loss_type):
     """On the policy all of them have the gradient - share_t w_t A grad log pi_t; only the shares differ."""
@@ -541,6 +557,7 @@ def test_two_processes_have_the_same_noise_statistics_and_weights(language_model
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    assert [rank.pop() for rank in ranks] == [{"sharded": True, "noisy": True}] * 2
     for case, (zero, one) in enumerate(zip(*ranks, strict=True)):
         assert zero["world"] == one["world"] == 2
         assert zero["learned"] == one["learned"]

@@ -6,7 +6,8 @@ What differs from TRL's trainer, and through which of its public hooks (trl 1.16
 
     rollout_func   while training, completions come from the noisy policy, with its log-probs; in evaluations from the
                    clean one
-    compute_loss   the advantages [B] become w_t A [B, T], w_t = min(pi / mu, C) of :mod:`psn_tutorial.importance`
+    compute_loss   the advantages [B] become w_t A [B, T], w_t = min(pi / mu, C) of :mod:`psn_tutorial.importance`;
+                   log pi comes from the loss's own forward pass
     callbacks      after an optimiser step the scheduler gets the statistics of the ratios, before the cap; its state is
                    saved with each checkpoint
     log            the statistics go wherever TRL logs, as psn/sigma, psn/ess, psn/kl_k1 ...
@@ -21,7 +22,8 @@ away. Dropout would be one more difference: leave it at 0.
 vLLM was not run: the path was tested against a stand-in that has its methods. There the noise is added in place, the
 engine loads the noisy weights (``sync_weights``), the clean ones come back, and TRL corrects, as its own
 ``vllm_importance_sampling_mode`` says, which PSNConfig sets. Weights in shards (FSDP, DeepSpeed ZeRO-3) take the noise
-beside them, by the carrier "lowrank"; that was not run either.
+beside them, by the carrier "lowrank": on CPUs it gives bitwise the same logits under torch's fully_shard, but no
+training in shards was run.
 """
 
 from psn_tutorial.integrations.trl.config import PSNConfig

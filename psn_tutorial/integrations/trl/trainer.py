@@ -5,7 +5,7 @@ import math
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -49,6 +49,18 @@ class Steps(TrainerCallback):
         if args.should_save:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (folder / STATE).write_text(json.dumps({"scheduler": self.trainer.scheduler.state_dict()}) + "\n")
+
+
+class LossInputs(dict):
+    """The inputs of TRL's loss, whose advantages are worked out when it asks for them. It does so after its forward
+    pass, which gives the clean log-probs: so these cost no pass of their own, and are rounded as the loss rounds."""
+
+    def __init__(self, inputs: dict[str, Any], advantages: Callable[[], Tensor]) -> None:
+        super().__init__(inputs)
+        self.advantages = advantages
+
+    def __getitem__(self, name: str) -> Any:
+        return self.advantages() if name == "advantages" else super().__getitem__(name)
 
 
 class PSNGRPOTrainer(GRPOTrainer):
@@ -247,16 +259,32 @@ class PSNGRPOTrainer(GRPOTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *others: Any, **named: Any) -> Tensor:
         """TRL's loss, each token's advantage times its truncated importance weight."""
-        if self.args.noisy and self.model.training:
-            if "psn_weights" not in inputs:  # the first sight of a micro-batch; num_iterations shows it again
-                inputs["psn_weights"] = self.weigh(model, inputs)
-                self.micro_batches += 1
-            if inputs["psn_weights"] is not None:
-                inputs = {**inputs, "advantages": inputs["advantages"][:, None] * inputs["psn_weights"]}
-        return super().compute_loss(model, inputs, *others, **named)
+        if not (self.args.noisy and self.model.training):
+            return super().compute_loss(model, inputs, *others, **named)
+        read: list[Tensor] = []  # the log-probs of the loss's own forward pass
+        hook = self.model.register_forward_hook(lambda *call: read.append(getattr(call[-1], "log_probs", None)))
 
-    def weigh(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor | None:
-        """Weights [B, T] of a micro-batch, and its statistics; None where TRL's loss is right as it is."""
+        def advantages() -> Tensor:
+            hook.remove()
+            if "psn_weights" not in inputs:  # the first sight of a micro-batch; num_iterations shows it again
+                inputs["psn_weights"] = self.weigh(model, inputs, read[0] if read else None)
+                self.micro_batches += 1
+            plain, weights = inputs["advantages"], inputs["psn_weights"]
+            return plain if weights is None else plain[:, None] * weights
+
+        try:
+            loss = super().compute_loss(model, LossInputs(inputs, advantages), *others, **named)
+        finally:
+            hook.remove()
+        if "psn_weights" not in inputs:
+            raise RuntimeError('the loss of this trl does not read inputs["advantages"]: the rollouts stay uncorrected')
+        return loss
+
+    def weigh(self, model: nn.Module, inputs: dict[str, Any], now: Tensor | None) -> Tensor | None:
+        """Weights [B, T] of a micro-batch, and its statistics; None where TRL's loss is right as it is.
+
+        now: log-probs that end with those of the T completion tokens, under the policy as it is; None: to be found.
+        """
         args, sampler = self.args, inputs.get("sampling_per_token_logps")
         if sampler is None or self.signals["sigma"] == 0:
             return None
@@ -265,7 +293,7 @@ class PSNGRPOTrainer(GRPOTrainer):
             return None
         clean = inputs.get("old_per_token_logps")
         if clean is None:  # no update since these rollouts: the policy as it is now
-            clean = self.clean_logps(model, inputs)
+            clean = self.clean_logps(model, inputs) if now is None else now.detach()[:, -mask.shape[1] :]
         level = "token" if args.correction == "none" else args.correction
         found = importance_weights(clean, sampler, mask, args.cap, level, args.correction_mode)
         certainty = self.certainty(model, inputs, mask) if self.encoder else 0.0
@@ -274,8 +302,8 @@ class PSNGRPOTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def clean_logps(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """Log-probs [B, T] of the completions under the clean policy: all rows at once, like TRL's loss, because
-        batches of another size round differently."""
+        """Log-probs [B, T] of the completions under the clean policy, where the loss's own pass has not given them: all
+        rows at once, like there, because batches of another size round differently."""
         ids, attention, length = _sequences(inputs)
         labels = ids.masked_fill(attention == 0, -100)
         labels[:, :-length] = -100
