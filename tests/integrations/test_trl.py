@@ -203,6 +203,22 @@ def test_an_answer_ends_with_its_end_token_and_so_do_its_logps(make):
         assert not any(ends[:-1]) and (ends[-1] or len(row) == 12)
 
 
+def test_nothing_but_the_temperature_shapes_what_is_sampled(make, monkeypatch):
+    """Also where the model comes with sampling settings of its own, as Qwen's do."""
+    model = make(sigma=0.0).model
+    own = {"top_k": 2, "top_p": 0.5, "repetition_penalty": 1.5, "temperature": 0.1, "do_sample": True}
+    model.generation_config.update(**own)
+    used, get = [], type(model)._get_logits_processor
+    monkeypatch.setattr(
+        type(model), "_get_logits_processor", lambda *given, **named: used.append(get(*given, **named)) or used[-1]
+    )
+    trainer = make(model=model, sigma=0.1)
+    trainer.model.train()
+    trainer.roll_out(PROMPTS, trainer)
+    assert [type(processor).__name__ for processor in used[0]] == ["SamplerLogps", "TemperatureLogitsWarper"]
+    assert used[0][1].temperature == used[0][0].temperature == TEMPERATURE
+
+
 def test_conversations_are_written_by_the_chat_template(make):
     trainer = make(sigma=0.05)
     prompts = [[{"role": "user", "content": text}] for text in PROMPTS]
@@ -623,6 +639,10 @@ def test_arguments_that_cannot_be_are_refused(make, monkeypatch):
         make(named={"peft_config": LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM")})
     with pytest.raises(UserError, match="args must be a PSNConfig, got GRPOConfig"):
         PSNGRPOTrainer("model", reward, GRPOConfig(use_cpu=True, bf16=False))
+    model = make(sigma=0.0).model
+    model.generation_config.min_p = 0.1
+    with pytest.raises(UserError, match="the model's generation_config must not set min_p with noise.*got 0.1"):
+        make(model=model, sigma=0.1)
     monkeypatch.setitem(sys.modules, "unsloth", object())
     with pytest.raises(UserError, match="unsloth must not be imported"):
         make()

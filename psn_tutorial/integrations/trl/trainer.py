@@ -34,6 +34,15 @@ from psn_tutorial.schedulers import make_scheduler
 from psn_tutorial.signals import semantic_similarity, token_certainty
 
 STATE = "psn_state.json"  # in a checkpoint's folder
+# What else transformers' ``generate`` does to a distribution, if the model's own generation settings say so: it takes
+# from there what TRL leaves open. Each with the value at which it does nothing, beside None and 0.
+SHAPING = {
+    **dict.fromkeys(("min_p", "top_h", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "min_length")),
+    **dict.fromkeys(("min_new_tokens", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty")),
+    **dict.fromkeys(("watermarking_config", "remove_invalid_values")),
+    **dict.fromkeys(("typical_p", "guidance_scale", "encoder_repetition_penalty"), 1.0),
+}
 
 
 class Steps(TrainerCallback):
@@ -103,7 +112,14 @@ class PSNGRPOTrainer(GRPOTrainer):
         self.add_callback(Steps(self))
 
     def _check_noise(self) -> None:
-        """A filter that matches nothing is told now, and what the noise cannot reach."""
+        """A filter that matches nothing is told now, and what the noise or the ratios cannot reach."""
+        for name, plain in SHAPING.items():
+            value = getattr(self.model.generation_config, name, None)
+            if value and value != plain and not self.use_vllm:
+                raise UserError(
+                    f"the model's generation_config must not set {name} with noise, for ratios of what is sampled, "
+                    f"got {value!r}"
+                )
         if self.sharded:
             for name, plain in (("use_vllm", False), ("relative", False)):
                 if getattr(self.args, name) != plain:
