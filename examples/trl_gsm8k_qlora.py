@@ -83,9 +83,9 @@ def main(words: list[str] | None = None) -> PSNGRPOTrainer:
     )
     script, config = parser.parse_args_and_config(words)
     if script.dry_run:
-        script.model = str(base_folder("sums"))
-        config.max_steps, config.per_device_train_batch_size, config.gradient_accumulation_steps = 2, 8, 1
-        config.steps_per_generation, config.generation_batch_size, config.max_completion_length = 1, 8, 16
+        small = {"max_steps": 2, "gradient_accumulation_steps": 1, "max_completion_length": 16}
+        parser.set_defaults(model=str(base_folder("sums")), **small)
+        script, config = parser.parse_args_and_config(words)
     lora = LoraConfig(r=script.rank, lora_alpha=2 * script.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
