@@ -27,11 +27,13 @@ from psn_tutorial.integrations.trl.config import LOSS_TYPES  # noqa: E402
 from psn_tutorial.integrations.trl.ratios import RatioSums  # noqa: E402
 from psn_tutorial.losses import policy_loss  # noqa: E402
 from psn_tutorial.models.encoders import bag_of_words  # noqa: E402
+from psn_tutorial.models.gguf import folder_of  # noqa: E402
 from psn_tutorial.models.qlora import ADAPTED, four_bit_layers  # noqa: E402
 from psn_tutorial.noise import NoiseConfig, perturbed  # noqa: E402
 from psn_tutorial.rollout import Rollouts, completion_logps  # noqa: E402
 from psn_tutorial.schedulers import make_scheduler  # noqa: E402
 from psn_tutorial.signals import semantic_similarity, token_certainty  # noqa: E402
+from tests.models.smollm2 import FILE, FOLDER  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [
@@ -780,3 +782,34 @@ def test_the_example_runs_dry(tmp_path, capsys):
     assert (tmp_path / "adapter_model.safetensors").is_file()
     answers = [[{"role": "assistant", "content": text}] for text in ("It is \\boxed{12}.", "\\boxed{13}")]
     assert example.correct(completions=answers, answer=["12", "12"]) == [1.0, 0.0]
+
+
+# Real weights
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="SmolLM2 is not here: python -m tests.models.smollm2")
+def test_smollm2_trains_for_some_steps(tmp_path, monkeypatch):
+    from peft import LoraConfig
+
+    monkeypatch.setenv("PSN_TUTORIAL_CACHE", str(FOLDER))  # unpacked once
+    folder = str(folder_of(str(FILE)))
+    ask = [[{"role": "user", "content": f"What is {n} + {n}? Say the number."}] for n in range(1, 5)]
+    trainer = PSNGRPOTrainer(
+        folder,
+        reward,
+        PSNConfig(
+            **SETTINGS | {"per_device_train_batch_size": 4, "output_dir": str(tmp_path), "sigma": 0.004, "draws": 2}
+        ),
+        Dataset.from_dict({"prompt": ask}),
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"),
+    )
+    before = weights(trainer)
+    trainer.train()
+    moved = {name for name, p in weights(trainer).items() if not torch.equal(p, before[name])}
+    assert moved and all("lora_" in name for name in moved)
+    assert all(0.001 < kl < 0.1 for kl in logged(trainer, "kl_k3")) and len(logged(trainer, "kl_k3")) == 2
+    trainer.model.train()
+    found = trainer.roll_out(ask, trainer)  # of step 2, which has the draws 4 and 5
+    with carried(trainer.model, trainer.noise, [4]):
+        expected = plain_logps(trainer.model, found["prompt_ids"][0], found["completion_ids"][0])
+    torch.testing.assert_close(torch.tensor(found["logprobs"][0]), expected, atol=1e-3, rtol=0)
