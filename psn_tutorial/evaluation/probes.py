@@ -18,8 +18,8 @@ from psn_tutorial.choices import CARRIERS, TARGETS
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, shown
 from psn_tutorial.evaluation.estimators import pass_at_k
 from psn_tutorial.evaluation.intervals import Interval, percentile_interval
-from psn_tutorial.settings import from_mapping, to_mapping
-from psn_tutorial.strict_json import parse_json
+from psn_tutorial.runs.files import read_lines
+from psn_tutorial.settings import to_mapping
 
 RESAMPLES, LEVEL = 2000, 0.95
 WAYS = "temperature=1.2, top-p=0.9, or a site of noise and its sigma such as mlp=0.1, mlp=0.002:absolute, mlp=0.1:dense"
@@ -126,17 +126,7 @@ class Probe:
 
 def read_probes(path: str | Path) -> list[Probe]:
     """The probes of a file probe.jsonl, in its order; [] where there is none. Raises UserError, naming the line."""
-    if not Path(path).is_file():
-        return []
-    found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        where = f"{path}, line {number}"
-        try:
-            fields = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-        found.append(from_mapping(Probe, fields, where))
-    return found
+    return read_lines(path, Probe)
 
 
 def pass_values(probe: Probe, k: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from psn_tutorial.errors import UserError
+from psn_tutorial.settings import Settings, from_mapping
 from psn_tutorial.strict_json import parse_json
 
 
@@ -70,6 +71,24 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} is nested too deeply") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def read_lines(path: str | Path, cls: type[Settings]) -> list[Settings]:
+    """One ``cls``, a dataclass, from the JSON object on each line; [] where there is no file.
+
+    Raises UserError, naming the line, as :func:`psn_tutorial.settings.from_mapping` does.
+    """
+    if not Path(path).is_file():
+        return []
+    found = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        where = f"{path}, line {number}"
+        try:
+            fields = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+        found.append(from_mapping(cls, fields, where))
+    return found
 
 
 def json_bytes(value: Any) -> bytes:

@@ -14,10 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from psn_tutorial.errors import UserError
-from psn_tutorial.runs.files import replace_file
-from psn_tutorial.settings import from_mapping
-from psn_tutorial.strict_json import parse_json
+from psn_tutorial.runs.files import read_lines, replace_file
 
 FILE = "transcripts.jsonl"
 SAMPLERS = ("clean", "exploring")
@@ -58,15 +55,4 @@ def read_transcripts(run: str | Path) -> list[Transcript]:
 
     Raises UserError, naming the line, when the file is wrong.
     """
-    path = Path(run) / FILE
-    if not path.is_file():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        where = f"{path}, line {number}"
-        try:
-            fields = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-        found.append(from_mapping(Transcript, fields, where))
-    return found
+    return read_lines(Path(run) / FILE, Transcript)
