@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psn_tutorial.config import RunConfig
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, check_range
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
 from psn_tutorial.jobs.evaluating import check_policy
@@ -40,6 +40,8 @@ class TrainingJob:
         self.task = get_task(config.task, **config.difficulty)
         problems = training_problems(self.task, config)
         self.held_out = held_out_problems(self.task, config.evaluation())
+        if config.evaluate:
+            check_range("transcripts", config.transcripts, high=len(self.held_out), whole=True)
         check_apart(self.task, problems, self.held_out, config)
         self.policy = starting_policy(config)
         check_policy(self.policy, self.task, problems)

@@ -103,6 +103,12 @@ def test_a_wrong_line_is_named(tmp_path):
             read_transcripts(tmp_path / "run")
 
 
+def test_more_questions_than_are_held_out_are_refused(tmp_path):
+    with pytest.raises(UserError, match="transcripts must be a whole number <= 5, got 6"):
+        TrainingJob.start(tmp_path / "run", replace(SETTINGS, transcripts=6))
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_without_an_effect_are_refused():
     with pytest.raises(UserError, match="transcripts must be a whole number >= 0, got -1"):
         replace(SETTINGS, transcripts=-1)
