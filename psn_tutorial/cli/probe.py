@@ -48,6 +48,9 @@ def run(words: list[str]) -> int:
     add_flags(parser, ProbeConfig)
     args = parser.parse_args(words)
     config = from_flags(ProbeConfig, args)
+    samplers = args.sampler or [Sampler.parse(word) for word in USUAL]
+    if args.match and not any(sampler.sigma for sampler in samplers):
+        raise UserError(f"match needs a sampler with noise, got {' '.join(map(str, samplers))}")
 
     # Below the reading of the words: neither --help nor a mistake in a flag waits until torch is imported.
     from psn_tutorial.jobs.policies import base_of
@@ -55,7 +58,6 @@ def run(words: list[str]) -> int:
 
     policy = args.policy or base_of(config)
     folder = Path(args.out or f"runs/probe-{Path(str(policy)).stem}-{folder_part(config.task)}")
-    samplers = args.sampler or [Sampler.parse(word) for word in USUAL]
     match, probes = [MATCHES[name] for name in args.match], []
     with resumable(command_line("probe", *words), folder):
         for made in probe_policy(folder, policy, config, samplers, match, [NAME, "probe", *words], sys.stderr.isatty()):

@@ -59,6 +59,10 @@ def sampler_kl(
     return float((mu.exp() * (mu - pi)).sum(-1)[mask].mean())
 
 
+class OutOfReachError(UserError):
+    """No setting between the two ends has the wanted deviation."""
+
+
 def find_setting(
     measure: Callable[[float], float], target: float, low: float, high: float, tolerance: float = 0.01
 ) -> float:
@@ -72,7 +76,8 @@ def find_setting(
             relative error is then twice that.)
 
     Raises:
-        UserError: the target does not lie between the two ends, or an argument is not above 0.
+        OutOfReachError: the target does not lie between the two ends.
+        UserError: an argument is not above 0.
     """
     for name, value in (("target", target), ("low", low), ("high", high), ("tolerance", tolerance)):
         check_positive(name, value)
@@ -84,7 +89,7 @@ def find_setting(
     start, end = math.log(low), math.log(high)
     below, above = gap(start), gap(end)
     if not below <= 0 <= above:
-        raise UserError(
+        raise OutOfReachError(
             f"target must lie between the measures at low = {low:g} and at high = {high:g}, which are "
             f"{target * math.exp(below):.3g} and {target * math.exp(above):.3g}, got {target:g}"
         )

@@ -63,7 +63,9 @@ class Sampler:
         for detail in details:
             check_choice(f"what follows {name}={number}", detail, ("absolute", *CARRIERS))
         carriers = [detail for detail in details if detail != "absolute"] or ["auto"]
-        return cls(name, value, "absolute" not in details, carriers[-1])
+        if len(carriers) > 1:
+            raise UserError(f"{name}={number} must name one carrier, got {' and '.join(carriers)}")
+        return cls(name, value, "absolute" not in details, carriers[0])
 
     def __str__(self) -> str:
         if self.sigma:

@@ -92,7 +92,7 @@ def sampler_of_kl(
 ) -> Sampler:
     """The sampler whose ``setting``, "temperature" or "top_p", gives it the KL ``target`` (nats per token, > 0).
 
-    Raises UserError where none in RANGES does.
+    Raises :class:`psn_tutorial.evaluation.calibrate.OutOfReachError` where none in RANGES does.
     """
     low, high = RANGES[setting]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from psn_tutorial.config import ProbeConfig
-from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation.calibrate import OutOfReachError
 from psn_tutorial.evaluation.probes import Probe, Sampler, figures, read_probes
 from psn_tutorial.evaluation.probing import probe, sampler_of_kl
 from psn_tutorial.jobs.evaluating import check_policy, open_or_create
@@ -85,9 +85,9 @@ def _loaded(policy: str | Path, config: ProbeConfig) -> Policy:
 def _equal(loaded: Policy, task, problems, made: Probe, setting: str, config: ProbeConfig) -> Sampler | None:
     """The sampler with the KL of ``made``; None where there is none in RANGES."""
     target = figures(made, ())["KL"].value
+    if target <= 0:  # noise that changes nothing
+        return None
     try:
         return sampler_of_kl(loaded, task, problems[:FOR_MATCHING], target, setting, config.seed, config.batch)
-    except UserError as error:
-        if "target must" not in str(error):
-            raise
+    except OutOfReachError:
         return None

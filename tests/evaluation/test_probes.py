@@ -65,6 +65,7 @@ def test_a_sampler_and_its_word_are_inverse(word, sampler):
         ("top-p=1.5", "top-p must be > 0 and <= 1, got 1.5"),
         ("mpl=0.1", "the site of noise must be one of 'mlp', .*got 'mpl'"),
         ("mlp=0.1:dens", "what follows mlp=0.1 must be one of 'absolute', .*got 'dens'"),
+        ("mlp=0.1:dense:lowrank", "mlp=0.1 must name one carrier, got dense and lowrank"),
         ("mlp=-0.1", "a sampler must be clean"),
         ("mlp=1.2.3", "a sampler must be clean"),
     ],

@@ -10,6 +10,7 @@ import torch
 from psn_tutorial.cli import main
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation.calibrate import OutOfReachError
 from psn_tutorial.evaluation.probes import Sampler, figures, read_probes
 from psn_tutorial.evaluation.probing import probe, sampler_of_kl
 from psn_tutorial.evaluation.sampling import exact_success
@@ -95,7 +96,7 @@ def test_a_setting_of_equal_kl_is_found(policy, problems, setting, target):
     assert getattr(sampler, other) == 1 and sampler.sigma == 0
     again = figures(probe(policy, TASK, problems, sampler, answers=8, sets=2, seed=1))
     assert again["KL"].value == pytest.approx(target, rel=0.2)
-    with pytest.raises(UserError, match="target must"):
+    with pytest.raises(OutOfReachError, match="target must"):
         sampler_of_kl(policy, TASK, problems, 50.0, setting)
 
 
@@ -171,6 +172,7 @@ def test_the_command_prints_a_row_for_each_and_keeps_the_record(tmp_path, capsys
     [
         (["--sampler", "hot"], "a sampler must be clean"),
         (["--match", "top-k"], "top-k"),
+        (["--match", "top-p", "--sampler", "clean"], "match needs a sampler with noise, got clean"),
         (["--sampler", "norms=0.1", "--four-bit", "--eval-problems", "2"], ""),
         (["--answers", "0"], "answers must be a whole number >= 1, got 0"),
         (["--eval-problems", "100000"], "eval_problems must be <="),
