@@ -87,14 +87,14 @@ class Probe:
         answers: G.
         right: a text of D figures per problem, 1 for a right answer.
         strategy: D numbers per problem, :meth:`psn_tutorial.tasks.base.Task.strategy` of each answer, in percent.
-        different, distinct: of each problem, how many answers differ in their words, and how many right ones do.
+        distinct_answers, distinct_right: of each problem, how many different answers, and right ones, by their words.
         formed: of each draw, share of the answers that ended and hold an answer that can be read.
         tokens: of each draw, how many.
         kl_k1, kl_k3: of each draw of the first set, which the clean policy reads: the estimates of
             KL(sampler || policy), nats per token.
         ratios, squares: of the same, sums of the importance ratios and of their squares.
-        certainty, certainty_down: of the same, KL(U || policy) and KL(policy || U), nats per token: what Variant II
-            reads, :func:`psn_tutorial.signals.token_certainty`.
+        uniform_to_policy, policy_to_uniform: of the same, the self-certainty that Variant II reads, by the direction of
+            its KL, nats per token: :func:`psn_tutorial.signals.token_certainty`.
         similarity: of each problem, mean cosine of the pairs of its answers; None where no encoder was named.
         seconds: what sampling took.
     """
@@ -104,16 +104,16 @@ class Probe:
     answers: int
     right: tuple[str, ...]
     strategy: tuple[tuple[int, ...], ...]
-    different: tuple[int, ...]
-    distinct: tuple[int, ...]
+    distinct_answers: tuple[int, ...]
+    distinct_right: tuple[int, ...]
     formed: tuple[float, ...]
     tokens: tuple[int, ...]
     kl_k1: tuple[float, ...]
     kl_k3: tuple[float, ...]
     ratios: tuple[float, ...]
     squares: tuple[float, ...]
-    certainty: tuple[float, ...]
-    certainty_down: tuple[float, ...]
+    uniform_to_policy: tuple[float, ...]
+    policy_to_uniform: tuple[float, ...]
     similarity: tuple[float, ...] | None
     seconds: float
 
@@ -159,7 +159,7 @@ def figures(probe: Probe, ks: Sequence[int] = (1, 8)) -> dict[str, Interval]:
         if k <= probe.answers:
             values = pass_values(probe, k)
             found[f"pass@{k}"] = _interval(float(values.mean()), _crossed(values), len(values))
-    for name, values in (("distinct right", probe.distinct), ("similarity", probe.similarity)):
+    for name, values in (("distinct right", probe.distinct_right), ("similarity", probe.similarity)):
         if values is not None:
             values = np.array(values, dtype=float)
             found[name] = _interval(float(values.mean()), values[_resampled(len(values))].mean(1), len(values))

@@ -24,7 +24,7 @@ from psn_tutorial.rollout import Rollouts, read_completions, responses, sample
 from psn_tutorial.signals import group_similarities
 from psn_tutorial.tasks.base import Task
 
-MEANS, SUMS = ("k1", "k3", "certainty", "certainty_down"), ("ratios", "squares")  # over tokens
+MEANS, SUMS = ("k1", "k3", "uniform_to_policy", "policy_to_uniform"), ("ratios", "squares")  # over tokens
 RANGES = {"temperature": (1.0001, 3.0), "top_p": (0.05, 0.9999)}  # where a setting of equal KL is looked for
 
 

@@ -85,12 +85,8 @@ def limits(every: Sequence[Results]) -> list[str]:
     said += [
         "Temperature and sigma were chosen before, and not searched here: another value of either "
         "could do better or worse. Equal steps are equal numbers of rollouts, not equal seconds.",
-        (
-            "One small language model, and short answers to questions made for it."
-            if all(r.experiment.common.get("base") for r in every)
-            else "The models are tiny and their tasks made up."
-        )
-        + " Nothing here says that a large language model would behave alike.",
+        "The models are small and their tasks made up. Nothing here says that a large language "
+        "model would behave alike.",
         f"The tables hold {count} differences, each with its own interval: of twenty intervals at "
         f"95 %, one misses by chance.",
     ]

@@ -22,16 +22,16 @@ def made(right, answers=2, strategy=None, sampler=None, **columns):
     draws = len(right[0])
     columns = {
         "strategy": strategy or [[0] * draws] * len(right),
-        "different": [1] * len(right),
-        "distinct": [0] * len(right),
+        "distinct_answers": [1] * len(right),
+        "distinct_right": [0] * len(right),
         "formed": [1.0] * draws,
         "tokens": [10] * draws,
         "kl_k1": [0.0] * draws,
         "kl_k3": [0.0] * draws,
         "ratios": [10.0] * draws,
         "squares": [10.0] * draws,
-        "certainty": [3.0] * draws,
-        "certainty_down": [2.0] * draws,
+        "uniform_to_policy": [3.0] * draws,
+        "policy_to_uniform": [2.0] * draws,
         "similarity": None,
         **columns,
     }

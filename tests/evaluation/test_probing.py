@@ -42,7 +42,7 @@ def test_the_clean_sampler_is_the_policy(policy, problems):
     exact = sum(exact_success(policy, TASK, problem) for problem in problems) / len(problems)
     error = math.sqrt(exact * (1 - exact) / (30 * 64))
     assert figures(found)["pass@1"].value == pytest.approx(exact, abs=4 * error)
-    assert len(found.kl_k1) == len(found.certainty) == 8  # of the first set
+    assert len(found.kl_k1) == len(found.uniform_to_policy) == 8  # of the first set
     assert max(map(abs, (*found.kl_k1, *found.kl_k3))) < 1e-5 and figures(found)["ESS"].value == pytest.approx(1)
     assert found.tokens == (30 * TASK.max_tokens(problems[0]),) * 64 and found.formed == (1.0,) * 64
 
@@ -73,11 +73,14 @@ def test_what_variant_two_reads_is_what_training_reads(policy, problems):
         random = stream(0, "probe", draw, 0)
         rollouts = sample(policy, prompts, 1, TASK.max_tokens(problems[0]), random, 1.4, ends=False)
         logits = completion_logits(policy.model, rollouts, torch.arange(5), 1.0)
-        for column, way in ((found.certainty, "uniform_to_policy"), (found.certainty_down, "policy_to_uniform")):
+        for column, way in (
+            (found.uniform_to_policy, "uniform_to_policy"),
+            (found.policy_to_uniform, "policy_to_uniform"),
+        ):
             assert column[draw] == pytest.approx(self_certainty(logits, rollouts.mask, way), rel=1e-4)
         texts.append(responses(policy.tokenizer, rollouts))
     groups = list(zip(*texts, strict=True))
-    assert found.different == tuple(len(set(group)) for group in groups)
+    assert found.distinct_answers == tuple(len(set(group)) for group in groups)
     expected = group_similarities(encoder.encode([text for group in groups for text in group]), 3)
     assert found.similarity == pytest.approx(expected.tolist(), abs=1e-4)
     assert figures(found)["similarity"].value == pytest.approx(float(expected.mean()), abs=1e-4)
