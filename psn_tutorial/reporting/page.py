@@ -12,8 +12,8 @@ from typing import Any
 
 from psn_tutorial.experiments.results import Comparison, Results
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.reporting.answers import COLOURS, MARKS, before_and_after, templates
 from psn_tutorial.reporting.pictures import Picture, draw
+from psn_tutorial.reporting.side_by_side import COLOURS, MARKS, before_and_after, templates
 from psn_tutorial.reporting.tables import Table, conclusions, tables
 from psn_tutorial.runs.files import in_words, replace_file, write_json
 

@@ -7,8 +7,8 @@ import pytest
 from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.experiments.run import run_comparison
-from psn_tutorial.reporting.answers import Answers, before_and_after
 from psn_tutorial.reporting.page import write_report
+from psn_tutorial.reporting.side_by_side import Answers, before_and_after
 from psn_tutorial.runs.transcripts import Transcript, read_transcripts
 from tests.reporting.test_report import TINY, Page
 

@@ -67,7 +67,7 @@ class Answers:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        template = templates().get_template("answers.html")
+        template = templates().get_template("side_by_side.html")
         return template.render(answers=self, marks=MARKS, colours=COLOURS)
 
 
