@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from clock import finish, interleave, options, show, start
 from floor import Floor, Sizes, batch_options
+from sampling import whole_distribution
 from step import THEIRS as TRL
 from step import Contrasted, against_trl, has_trl
-from transformers import GenerationConfig
 
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.jobs.policies import load_policy
@@ -75,18 +75,7 @@ def sampling(args, chance: float) -> dict:
     shared = Sums(args.base, args.prompts, args.group, args.new if not chance else args.longest)
     sizes, generator, counted = shared.sizes, stream(0, "benchmark"), {OURS: [], GENERATE: []}
     rows = torch.arange(sizes.prompts).repeat_interleave(sizes.group)
-    settings = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=sizes.new,
-        eos_token_id=end_tokens(shared.policy),
-        pad_token_id=shared.tokenizer.pad_token_id,
-        output_logits=True,
-        return_dict_in_generate=True,
-        disable_compile=True,
-    )
+    settings = whole_distribution(sizes.new, end_tokens(shared.policy), shared.tokenizer.pad_token_id)
 
     def ours():
         rollouts = sample(shared.policy, shared.prompts, sizes.group, sizes.new, generator)

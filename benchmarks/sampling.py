@@ -15,6 +15,22 @@ from psn_tutorial.rollout import sample
 OURS, THEIRS, FLOOR = "psn_tutorial.rollout.sample", "transformers' generate, with logits", "matrix products alone"
 
 
+def whole_distribution(new: int, ends: list[int] | None, pad: int) -> GenerationConfig:
+    """generate's settings for what our sampler does: at most ``new`` tokens at temperature 1, with their logits."""
+    return GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=new,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+        disable_compile=True,
+    )
+
+
 def main(words: list[str] | None = None) -> list[dict]:
     args = batch_options(options(__doc__)).parse_args(words)
     start(args)
@@ -23,18 +39,7 @@ def main(words: list[str] | None = None) -> list[dict]:
     pad = shared.tokenizer.pad_token_id
     generator = stream(0, "benchmark")
     rows = torch.arange(sizes.prompts).repeat_interleave(sizes.group)
-    settings = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=sizes.new,
-        eos_token_id=None,
-        pad_token_id=pad,
-        output_logits=True,
-        return_dict_in_generate=True,
-        disable_compile=True,
-    )
+    settings = whole_distribution(sizes.new, None, pad)
 
     def ours():
         rollouts = sample(shared.policy, shared.prompts, sizes.group, sizes.new, generator, ends=False)
