@@ -1,6 +1,6 @@
 """Importance weights by hand, against exact sums over an enumerable policy, and where numbers could overflow.
 
-The statements of notebook 04 about such weights are checked in teaching/test_identities.py.
+The statements of notebook 05 about such weights are checked in teaching/test_identities.py.
 """
 
 import math

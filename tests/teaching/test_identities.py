@@ -1,4 +1,4 @@
-"""The ten statements about importance sampling that notebook 04 derives, each by its number, on an enumerable policy.
+"""The ten statements about importance sampling that notebook 05 derives, each by its number, on an enumerable policy.
 
 pi is the target, mu the sampler, w = pi / mu. Each statement is checked here and nowhere else, together with what must
 NOT hold; tests/test_importance.py checks the functions: by hand, their statistics, overflow, padding, refusals.
@@ -211,7 +211,7 @@ def test_statement_10_the_denominator_is_what_generated_the_tokens():
 
 
 def chain_moments(level, mixture, zero):
-    """Gain and rollouts needed on a chain of 4 under coherent noise, as section 9 of notebook 04 defines them."""
+    """Gain and rollouts needed on a chain of 4 under coherent noise, as the advanced notebook defines them."""
     steps, rare, shifts = 4, 0.2, torch.tensor([-2.0, -0.5, 1.0, 3.0], dtype=torch.float64)
     one = trajectories(2, steps)
     count, odds = len(shifts), math.log(rare / (1 - rare))
