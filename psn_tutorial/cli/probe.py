@@ -10,7 +10,7 @@ from psn_tutorial.cli.parser import NAME, Parser
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.probes import WAYS, Sampler
-from psn_tutorial.reporting.tables import probe_table
+from psn_tutorial.reporting.tables import matched_table, probe_table
 from psn_tutorial.reporting.terminal import print_table
 
 USUAL = ("clean", "temperature=1.2", "mlp=0.03", "mlp=0.1", "attention=0.1")
@@ -64,6 +64,8 @@ def run(words: list[str]) -> int:
             probes.append(made)
             print(f"{made.sampler}: {made.seconds:.0f} s", file=sys.stderr, flush=True)
     print_table(probe_table(f"{policy} on {config.task}, untrained", probes))
+    if (matched := matched_table("Noise minus another sampler of its KL", probes)).rows:
+        print_table(matched)
     there = {(made.matches, setting) for made in probes for setting in match if getattr(made.sampler, setting) != 1}
     for sampler, name in [(s, name) for s in samplers if s.sigma for name in args.match]:
         if (str(sampler), MATCHES[name]) not in there:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from psn_tutorial.evaluation.frontier import FrontierGap
 from psn_tutorial.evaluation.intervals import Interval, number, short
 from psn_tutorial.evaluation.metrics import Summary, compare, in_words, summarise
-from psn_tutorial.evaluation.probes import Probe, figures
+from psn_tutorial.evaluation.probes import Probe, figures, pass_difference
 from psn_tutorial.evaluation.results import Evaluation
 from psn_tutorial.experiments.results import Results
 
@@ -58,7 +58,7 @@ def difference_table(title: str, evaluation: Evaluation, other: Evaluation) -> T
 
 def probe_table(title: str, probes: Sequence[Probe]) -> Table:
     """One row per sampler; those set to the KL of another stand below it."""
-    found = [figures(probe, [k for k in (1, 8) if k <= probe.answers]) for probe in probes]
+    found = [figures(probe, _ks(probe)) for probe in probes]
     columns = ("", *(found[0] if found else ()))
     rows = [
         ("  " * bool(probe.matches) + str(probe.sampler), *(interval.brackets() for interval in row.values()))
@@ -66,6 +66,22 @@ def probe_table(title: str, probes: Sequence[Probe]) -> Table:
     ]
     note = "KL in nats per token; below a noise, set in, samplers of its KL; 95 % intervals over draws and problems"
     return Table(title, columns, tuple(rows), note)
+
+
+def matched_table(title: str, probes: Sequence[Probe]) -> Table:
+    """Every noise minus the temperature, and minus the top-p, that was set to its KL: pass@k on the same problems."""
+    noises = {str(probe.sampler): probe for probe in probes if probe.sampler.sigma}
+    rows = []
+    for other in probes:
+        if noise := noises.get(other.matches):
+            kls = " and ".join(number(figures(probe, ())["KL"].value) for probe in (noise, other))
+            differences = (_marked(pass_difference(noise, other, k)) for k in _ks(noise))
+            rows.append((f"{noise.sampler} minus {other.sampler}", kls, *differences))
+    return Table(title, ("", "KL", *(f"pass@{k}" for k in (_ks(probes[0]) if probes else ()))), tuple(rows), MARKS)
+
+
+def _ks(probe: Probe) -> list[int]:
+    return [k for k in (1, 8) if k <= probe.answers]
 
 
 def _final(results: Results) -> Table:

@@ -8,7 +8,6 @@ import pytest
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.probes import (
-    Probe,
     Sampler,
     consistency,
     figures,
@@ -16,28 +15,7 @@ from psn_tutorial.evaluation.probes import (
     pass_values,
     read_probes,
 )
-
-
-def made(right, answers=2, strategy=None, sampler=None, **columns):
-    draws = len(right[0])
-    columns = {
-        "strategy": strategy or [[0] * draws] * len(right),
-        "distinct_answers": [1] * len(right),
-        "distinct_right": [0] * len(right),
-        "formed": [1.0] * draws,
-        "tokens": [10] * draws,
-        "kl_k1": [0.0] * draws,
-        "kl_k3": [0.0] * draws,
-        "ratios": [10.0] * draws,
-        "squares": [10.0] * draws,
-        "uniform_to_policy": [3.0] * draws,
-        "policy_to_uniform": [2.0] * draws,
-        "similarity": None,
-        **columns,
-    }
-    fixed = lambda value: tuple(map(fixed, value)) if isinstance(value, list) else value  # noqa: E731
-    columns = {name: fixed(values) for name, values in columns.items()}
-    return Probe(sampler or Sampler(), "", answers, tuple(right), seconds=1.0, **columns)
+from tests.evaluation.probes_by_hand import made
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from matplotlib.colors import to_hex
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.intervals import Interval
 from psn_tutorial.evaluation.metrics import METRICS, Summary
+from psn_tutorial.evaluation.probes import Sampler
 from psn_tutorial.reporting import plotting
 from psn_tutorial.reporting.plotting.labels import axis_label, spread_apart
 from psn_tutorial.runs.steps import FIGURES
+from tests.evaluation.probes_by_hand import made
 
 
 @pytest.fixture(autouse=True)
@@ -376,3 +378,22 @@ def test_nothing_to_draw_gets_a_sentence_and_leaves_no_figure(draw, words):
     with pytest.raises(UserError, match=words):
         draw()
     assert not plt.get_fignums()
+
+
+def test_a_probe_is_a_point_at_its_kl_in_the_panel_of_its_policy():
+    clean = made(["1000", "1111"], 4)
+    noise = made(["1111", "1100"], 4, sampler=Sampler("mlp", 0.1), kl_k3=[0.25] * 4)
+    cut = made(["1111", "0000"], 4, sampler=Sampler(top_p=0.5), kl_k1=[0.5] * 4, kl_k3=[9.0] * 4)
+    figure, numbers = plotting.probe_plot({"small": [clean, noise], "large": [clean, cut]}, k=1)
+    assert numbers["small"]["clean"][:2] == [0.0, 0.625] and numbers["small"]["mlp=0.1"][:2] == [0.25, 0.75]
+    assert numbers["large"]["top-p=0.5"][:2] == [0.5, 0.5]
+    small, large = figure.axes
+    assert [axes.get_title(loc="left") for axes in (small, large)] == ["small", "large"]
+    at = [tuple(place) for points in small.collections if len(places := points.get_offsets()) for place in places]
+    assert (0.25, 0.75) in at and (0.0, 0.625) in at
+    assert {text.get_text() for text in small.get_legend().get_texts()} == {"weight noise", "top-p", "policy"}
+    for wrong in ({}, {"small": []}):
+        with pytest.raises(UserError, match="empty"):
+            plotting.probe_plot(wrong)
+    with pytest.raises(UserError, match="k must be <= 4, the answers of 'small'"):
+        plotting.probe_plot({"small": [clean]})

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from psn_tutorial.evaluation.intervals import paired_difference
+from psn_tutorial.evaluation.probes import Sampler
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.results import ProblemResult
 from psn_tutorial.experiments.experiment import Arm, Experiment
 from psn_tutorial.experiments.results import Results
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.reporting.tables import Table, conclusions, difference_table, tables
+from psn_tutorial.reporting.tables import Table, conclusions, difference_table, matched_table, tables
 from psn_tutorial.reporting.terminal import print_table
+from tests.evaluation.probes_by_hand import made
 
 
 def evaluation(counts, n=16):
@@ -136,3 +138,15 @@ def test_a_printed_table_never_wraps_or_cuts_a_figure(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert any(all(cell in line for cell in cells) for line in out.splitlines())
     assert "A title [with brackets]" in out and "note [x]" in out
+
+
+def test_a_noise_is_compared_with_what_was_set_to_its_kl_and_with_nothing_else():
+    noise = made(["1111", "1100"], 4, sampler=Sampler("mlp", 0.1), kl_k3=[0.25] * 4)
+    hot = made(["1000", "0000"], 4, sampler=Sampler(temperature=1.5), matches="mlp=0.1", kl_k3=[0.26] * 4)
+    free = made(["1111", "1111"], 4, sampler=Sampler(temperature=2.0))
+    other = made(["1111", "1111"], 4, sampler=Sampler("head", 0.1))
+    table = matched_table("title", [free, noise, hot, other])
+    [row] = table.rows
+    assert row[:2] == ("mlp=0.1 minus temperature=1.5", ".250 and .260")
+    assert table.columns == ("", "KL", "pass@1") and row[2].startswith(".625 [") and row[2].endswith("] +")
+    assert matched_table("title", [free, noise, other]).rows == () == matched_table("title", []).rows

@@ -12,6 +12,7 @@ backend will do. A notebook shows the figure at the end of the cell; a script ca
 
 from psn_tutorial.reporting.plotting.digests import digest
 from psn_tutorial.reporting.plotting.metrics import coverage_bars, frontier_plot, pass_at_k_curves
+from psn_tutorial.reporting.plotting.probes import probe_plot
 from psn_tutorial.reporting.plotting.steps import DIAGNOSTICS, learning_curves, noise_diagnostics, success_curves
 from psn_tutorial.reporting.plotting.style import (
     BLACK,
@@ -46,5 +47,6 @@ __all__ = [
     "learning_curves",
     "noise_diagnostics",
     "pass_at_k_curves",
+    "probe_plot",
     "success_curves",
 ]
