@@ -11,6 +11,13 @@ steps; after those any rule will do. consistency = steps asks for one deviation 
 whole trajectory; consistency = 1 for a deviation at a single token. In between lies the question
 of this task: which kind of exploration does which kind of noise provide?
 
+``mixed`` is the other way from one to the other. At the steps whose digit is below it, the base's
+habit is the other way round: there it prefers B, and A is rewarded. A step that needs a deviation
+needs it with the same probability as before, so that the base succeeds as rarely at every value;
+but the deviation is no longer the same at each step. It is +1 (towards B) or -1, and those of two
+steps correlate by (1 - mixed / 5)^2: 1 at mixed = 0, one deviation kept throughout; 0 at mixed = 5,
+where each step's deviation depends on its own digit alone, as the next operand of Countdown does.
+
 ``Chain`` is the smallest case: no digits and no values, only the choice, 12 times.
 """
 
@@ -51,6 +58,7 @@ class Rules(Task[Problem]):
     rare_prior: its probability in the demonstrations, in (0, 1); the others share the rest.
     consistency: the rare rule is required at so many first steps, 1..steps; None: at all.
     values: does the model write the running value after each rule?
+    mixed: at so many of the ten digits, the first ones, A and B exchange their roles, 0..10; needs the values.
     """
 
     name: ClassVar[str] = "rules"
@@ -63,6 +71,7 @@ class Rules(Task[Problem]):
     rare_prior: float = 0.1
     consistency: int | None = None
     values: bool = True
+    mixed: int = 0
 
     def __post_init__(self) -> None:
         check_integer("steps", self.steps, 1, MOST_STEPS)
@@ -76,6 +85,9 @@ class Rules(Task[Problem]):
         if self.consistency is None:
             object.__setattr__(self, "consistency", self.steps)
         check_integer("consistency", self.consistency, 1, self.steps)
+        check_integer("mixed", self.mixed, 0, 10)
+        if self.mixed and not (self.values and self.rules == 2):
+            raise UserError(f"mixed must be 0 without values or with more than 2 rules, got {self.mixed}")
 
     @property
     def letters(self) -> list[str]:
@@ -129,8 +141,20 @@ class Rules(Task[Problem]):
     def max_tokens(self, problem: Problem) -> int:
         return self.steps * (2 if self.values else 1)
 
+    def exchanged(self, rules: Sequence[str], problem: Problem) -> list[str]:
+        """These rules, one per step, with A and B exchanged at the steps whose digit is below ``mixed``. It is its own
+        inverse, and without ``mixed`` it changes nothing."""
+        if not self.mixed:
+            return list(rules)
+        other = {"A": "B", "B": "A"}
+        return [other[rule] if digit < self.mixed else rule for rule, digit in zip(rules, problem.digits, strict=True)]
+
+    def rare_rules(self, problem: Problem) -> list[str]:
+        """The rewarded rule of each step."""
+        return self.exchanged([self.rare] * self.steps, problem)
+
     def strategy(self, response: str) -> float:
-        """Share of the rules in a response that are the rare one."""
+        """Share of the rules in a response that are ``rare``, whatever the digits."""
         chosen = [word for word in response.split() if word in self.letters]
         return chosen.count(self.rare) / max(1, len(chosen))
 
@@ -148,7 +172,7 @@ class Rules(Task[Problem]):
         """Judge a response: single letters and digits, separated by single spaces.
 
         ``solution`` is the string of its rules ("BBBBBB"); ``family`` says at how many steps the
-        rare one stands ("6 of 6"), because with consistency < steps the first ones are all alike.
+        rewarded one stands ("6 of 6"), because with consistency < steps the first ones are all alike.
         The length is checked before anything else; raises nothing for any string.
         """
         longest = 2 * self.max_tokens(problem) - 1
@@ -169,15 +193,15 @@ class Rules(Task[Problem]):
         for position, (word, expected) in enumerate(zip(words, right, strict=True)):
             if word != expected:
                 return Verdict(False, f"step {position // 2 + 1}: {word!r} is not {expected}")
-        for step, rule in enumerate(rules[: self.consistency], start=1):
-            if rule != self.rare:
-                return Verdict(False, f"step {step}: rule {rule}, not {self.rare}")
+        for step, (rule, rare) in enumerate(zip(rules, self.rare_rules(problem), strict=True), start=1):
+            if rule != rare and step <= self.consistency:
+                return Verdict(False, f"step {step}: rule {rule}, not {rare}")
         solution = "".join(rules)
-        return Verdict(True, "", solution, self.family(solution))
+        return Verdict(True, "", solution, self.family(solution, problem))
 
-    def family(self, solution: str) -> str:
-        """At how many steps the rare rule stands: "4 of 6"."""
-        return f"{solution.count(self.rare)} of {self.steps}"
+    def family(self, solution: str, problem: Problem) -> str:
+        """At how many steps the rewarded rule stands: "4 of 6"."""
+        return f"{self.exchanged(solution, problem).count(self.rare)} of {self.steps}"
 
     def solutions(self, problem: Problem) -> list[str]:
         """Every accepted string of rules. Raises UserError if more than MOST_ACCEPTED."""
@@ -187,11 +211,11 @@ class Rules(Task[Problem]):
                 f"consistency must leave at most {MOST_ACCEPTED} accepted rule sequences to list "
                 f"them, got {self.consistency} of {self.steps} steps: {self.rules}**{free}"
             )
-        kept = self.rare * self.consistency
+        kept = "".join(self.rare_rules(problem)[: self.consistency])
         return [kept + "".join(others) for others in product(self.letters, repeat=free)]
 
     def families(self, problem: Problem) -> list[str]:
-        return sorted({self.family(solution) for solution in self.solutions(problem)})
+        return sorted({self.family(solution, problem) for solution in self.solutions(problem)})
 
     def accepted(self, problem: Problem) -> list[str]:
         """Every accepted completion. Raises UserError if more than MOST_ACCEPTED."""
@@ -212,7 +236,7 @@ class Rules(Task[Problem]):
     def demonstration(self, problem: Problem, rng: random.Random) -> Demonstration:
         """Teach the skill for every rule, and the preference for the common ones.
 
-        Half of the texts choose each rule by its prior, and every word carries loss: preference.
+        Half of the texts choose each rule by its prior (``exchanged``), and every word carries loss: preference.
         The other half choose uniformly, and only values carry loss: skill. So the base can follow
         the rare rule anywhere without coming to prefer it. Without values there is no skill, and
         every text is of the first kind.
@@ -221,7 +245,7 @@ class Rules(Task[Problem]):
         common = (1 - self.rare_prior) / (self.rules - 1)
         prior = [self.rare_prior if rule == self.rare else common for rule in self.letters]
         weights = None if for_skill else prior
-        rules = rng.choices(self.letters, weights, k=self.steps)
+        rules = self.exchanged(rng.choices(self.letters, weights, k=self.steps), problem)
         one_step = (not for_skill, True) if self.values else (True,)
         return Demonstration(self.completion(rules, problem), loss=one_step * self.steps, end_loss=False)
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -17,13 +18,14 @@ PROBLEM = Problem((3, 1, 4, 1, 5, 9))
 
 @st.composite
 def tasks_with_problems(draw, most_steps=4):
-    steps = draw(st.integers(1, most_steps))
+    steps, rules, values = draw(st.integers(1, most_steps)), draw(st.integers(2, 3)), draw(st.booleans())
     task = Rules(
         steps=steps,
-        rules=draw(st.integers(2, 3)),
+        rules=rules,
         rare=draw(st.sampled_from("AB")),
         consistency=draw(st.integers(1, steps)),
-        values=draw(st.booleans()),
+        values=values,
+        mixed=draw(st.integers(0, 10)) if values and rules == 2 else 0,
     )
     digits = draw(st.lists(st.integers(0, 9), min_size=steps, max_size=steps))
     return task, Problem(tuple(digits) if task.values else ())
@@ -36,6 +38,12 @@ def write(choices, digits):
         total += {"A": digit, "B": -digit, "C": 2 * digit, "D": -2 * digit, "E": 3 * digit, "F": -3 * digit}[letter]
         words += [letter, str(total % 10)]
     return " ".join(words)
+
+
+def wanted(task, problem, step):
+    """The rewarded letter of a step, written out."""
+    turned = task.mixed > 0 and problem.digits[step] < task.mixed
+    return {"A": "B", "B": "A"}[task.rare] if turned else task.rare
 
 
 def test_the_example_of_the_module_by_hand():
@@ -63,12 +71,13 @@ def test_accepted_are_exactly_the_verified_ones_of_all_completions(case):
     for choices in product(task.letters, repeat=task.steps):
         text = write(choices, problem.digits) if task.values else " ".join(choices)
         verdict = task.verify(text, problem)
-        kept = all(letter == task.rare for letter in choices[: task.consistency])
+        rewarded = [letter == wanted(task, problem, step) for step, letter in enumerate(choices)]
+        kept = all(rewarded[: task.consistency])
         assert verdict.correct == kept
         if kept:
             verified.append(text)
             assert verdict.solution == "".join(choices)
-            assert verdict.family == f"{choices.count(task.rare)} of {task.steps}"
+            assert verdict.family == f"{sum(rewarded)} of {task.steps}"
             assert verdict.family in task.families(problem)
     assert sorted(task.accepted(problem)) == sorted(verified)
     assert sorted(task.solutions(problem)) == sorted(
@@ -159,6 +168,60 @@ def test_consistency_asks_for_the_first_steps_only():
     assert task.verify(write("BABBBB", PROBLEM.digits), PROBLEM).reason == "step 2: rule A, not B"
     assert task.families(PROBLEM) == ["2 of 6", "3 of 6", "4 of 6", "5 of 6", "6 of 6"]
     assert Rules().consistency == Rules(consistency=None).consistency == 6
+
+
+# --- the deviation that is not the same at each step -------------------------------------------------
+
+
+def test_the_roles_are_exchanged_at_the_first_digits():
+    task = Rules(mixed=4)
+    assert task.accepted(PROBLEM) == ["A 3 A 4 B 0 A 1 B 6 B 7"]  # digits 3 1 4 1 5 9; by hand
+    assert task.verify("B 7 A 8 B 4 A 5 B 0 B 1", PROBLEM).reason == "step 1: rule B, not A"
+    assert Rules(mixed=10).solutions(PROBLEM) == ["AAAAAA"] and Rules(mixed=0).solutions(PROBLEM) == ["BBBBBB"]
+
+
+@pytest.mark.parametrize("mixed", range(11))
+def test_two_deviations_correlate_as_the_module_says(mixed):
+    """Over all pairs of digits."""
+    task = Rules(steps=2, mixed=mixed)
+    pairs = [task.rare_rules(Problem(digits)) for digits in product(range(10), repeat=2)]
+    signs = [[1 if letter == "B" else -1 for letter in pair] for pair in pairs]
+    assert sum(a * b for a, b in signs) / 100 == pytest.approx((1 - mixed / 5) ** 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=tasks_with_problems(), rare_prior=st.floats(0.05, 0.95))
+def test_the_policy_that_the_demonstrations_show_succeeds_as_rarely_whatever_is_mixed(case, rare_prior):
+    """Its probability of every completion, enumerated, against the power of the prior."""
+    task, problem = case
+    task = replace(task, rules=2, rare_prior=rare_prior, mixed=task.mixed)
+
+    def logps(prompt, completions):
+        letters = [[w for w in text.split(" ") if w.isalpha()] for text in completions]
+        chances = [
+            [rare_prior if c == wanted(task, problem, step) else 1 - rare_prior for step, c in enumerate(row)]
+            for row in letters
+        ]
+        return [sum(map(math.log, row)) for row in chances]
+
+    every = [task.completion(choices, problem) for choices in product("AB", repeat=task.steps)]
+    assert math.fsum(map(math.exp, logps("", every))) == pytest.approx(1)
+    assert task.exact_success(logps, problem) == pytest.approx(rare_prior**task.consistency)
+
+
+@pytest.mark.parametrize("mixed", [0, 3, 5])
+def test_the_habit_of_the_demonstrations_is_exchanged_with_the_reward(mixed):
+    task, rng, counts = Rules(mixed=mixed, rare_prior=0.2), random.Random(1), {True: [0, 0], False: [0, 0]}
+    for problem in task.generate(0, 1500):
+        shown = task.demonstration(problem, rng)
+        if all(shown.loss):
+            for letter, digit in zip(shown.text.split(" ")[::2], problem.digits, strict=True):
+                counts[digit < mixed][letter == "B"] += 1
+    for turned, (a, b) in counts.items():
+        if a + b:
+            expected = 0.8 if turned else 0.2
+            assert abs(b / (a + b) - expected) < 5 * math.sqrt(0.16 / (a + b))
+    assert (sum(counts[True]) > 0) == (mixed > 0)
 
 
 # --- exact success --------------------------------------------------------------------------------
@@ -307,11 +370,19 @@ def test_every_problem_can_be_asked_for_but_not_one_more():
         ("consistency", 0, "consistency must be a whole number >= 1 and <= 6, got 0"),
         ("consistency", 7, "consistency must be a whole number >= 1 and <= 6, got 7"),
         ("values", 1, "values must be true or false, got 1"),
+        ("mixed", -1, "mixed must be a whole number >= 0 and <= 10, got -1"),
+        ("mixed", 11, "mixed must be a whole number >= 0 and <= 10, got 11"),
     ],
 )
 def test_an_impossible_difficulty_is_one_sentence(field, value, sentence):
     with pytest.raises(UserError, match=f"^{sentence}"):
         Rules(**{field: value})
+
+
+@pytest.mark.parametrize("difficulty", [{"rules": 3}, {"values": False}])
+def test_mixed_needs_two_rules_and_digits(difficulty):
+    with pytest.raises(UserError, match="^mixed must be 0 without values or with more than 2 rules, got 2$"):
+        Rules(mixed=2, **difficulty)
 
 
 @pytest.mark.parametrize(
