@@ -29,12 +29,11 @@ from psn_tutorial.noise import (
     Tally,
     gaussian,
     perturbed,
-    role,
     select,
     share_rows,
     stacked,
-    wanted,
 )
+from psn_tutorial.sites import chosen, role
 
 
 @contextmanager
@@ -79,9 +78,9 @@ def change_since(model: nn.Module, config: NoiseConfig) -> Callable[[], float]:
     has not moved.
     """
     if carrier_of(model, config) == "weights":
-        weights = [target.parameter for target in select(model, config.targets)]
+        weights = [target.parameter for target in select(model, config.targets, config.layers)]
     else:
-        weights = [layer.weight for layer in linear_layers(model, config.targets).values()]
+        weights = [layer.weight for layer in linear_layers(model, config.targets, config.layers).values()]
     if not hasattr(model, "disable_adapter"):
         now = [weight for weight in weights if weight.requires_grad]
         before = [p.detach().clone() for p in now]
@@ -108,8 +107,8 @@ def _factors(layer: nn.Module, copy: bool = False) -> tuple[Tensor, Tensor]:
     return up, down.clone() if copy else down
 
 
-def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:
-    """The linear layers whose weight ``targets`` names, by the name that weight has in the bare model.
+def linear_layers(model: nn.Module, targets: str, layers: str = "all") -> dict[str, nn.Module]:
+    """The linear layers whose weight ``targets`` and ``layers`` name, by the name that weight has in the bare model.
 
     peft's wrapping is looked through and its own layers are left out, so that a draw is the same noise on a model
     with an adapter, in 4 bits or not.
@@ -117,19 +116,18 @@ def linear_layers(model: nn.Module, targets: str) -> dict[str, nn.Module]:
     Raises:
         UserError: no linear layer matches.
     """
-    found = {}
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or "lora_" in path:
-            continue
-        name = _bare_name(f"{path}.weight")
-        if wanted(name, targets):
-            found[name] = module
-    if not found:
+    found = {
+        _bare_name(f"{path}.weight"): module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and "lora_" not in path
+    }
+    wanted = chosen(found, targets, layers)
+    if not wanted:
         raise UserError(
             f"targets {targets!r} matches no linear layer of the model; a carrier beside the weights needs the "
             "linear layers of mlp, attention and head"
         )
-    return found
+    return {name: module for name, module in found.items() if name in wanted}
 
 
 def left_out(model: nn.Module, config: NoiseConfig) -> list[str]:
@@ -137,9 +135,10 @@ def left_out(model: nn.Module, config: NoiseConfig) -> list[str]:
     layers these are norms, biases and embeddings."""
     if carrier_of(model, config) == "weights":
         return []
-    carried_along = linear_layers(model, config.targets)
-    names = (_bare_name(name) for name, _ in model.named_parameters() if "lora_" not in name)
-    return [name for name in names if wanted(name, config.targets) and name not in carried_along]
+    carried_along = linear_layers(model, config.targets, config.layers)
+    names = [_bare_name(name) for name, _ in model.named_parameters() if "lora_" not in name]
+    wanted = chosen(names, config.targets, config.layers)
+    return [name for name in names if name in wanted and name not in carried_along]
 
 
 def _bare_name(name: str) -> str:
@@ -173,7 +172,7 @@ def _beside(
     model: nn.Module, config: NoiseConfig, draws: Sequence[int], carry: Callable[..., Noisy]
 ) -> Iterator[NoiseReceipt]:
     """Give each target a noisy forward pass for the length of the block; take it away again, whatever happens."""
-    layers, tally = linear_layers(model, config.targets), Tally()
+    layers, tally = linear_layers(model, config.targets, config.layers), Tally()
     _check_carriable(model, config, layers)
     try:
         for name, layer in layers.items():
@@ -223,7 +222,7 @@ def _low_rank(layer: nn.Module, config: NoiseConfig, draws: Sequence[int], name:
     dtype, device = layer.compute_dtype if hasattr(layer, "compute_dtype") else layer.weight.dtype, layer.weight.device
     if device.type == "cpu" and is_four_bit(layer):
         dtype = torch.float32  # a CPU multiplies so thin matrices faster than in bfloat16, both casts included
-    one_sided = NoiseConfig(config.sigma, config.targets, seed=config.seed)  # antithetic: B alone changes its sign
+    one_sided = NoiseConfig(config.sigma, seed=config.seed)  # antithetic: B alone changes its sign
     ups, downs = [], []
     for draw in draws:
         pair = draw // 2 if config.antithetic else draw

@@ -1,4 +1,4 @@
-"""The words that settings may hold; those of the sites and carriers of noise are explained in noise.py and carriers.py.
+"""The words that settings may hold; those of the sites and carriers of noise are explained in sites.py and carriers.py.
 
 Apart from the functions that they choose between, so that a command line and a record can be read without torch.
 """
@@ -6,6 +6,7 @@ Apart from the functions that they choose between, so that a command line and a 
 # noise
 TARGETS = ("mlp", "attention", "embeddings", "head", "norms", "all")
 LINEAR_TARGETS = ("mlp", "attention", "head")  # whose weights are matrices of linear layers
+LAYERS = ("all", "first", "middle", "last")  # thirds of the depth; or a range, see sites.py
 CARRIERS = ("auto", "weights", "dense", "lowrank")
 SPREADS = ("pooled", "per_group")
 LARGEST_SIGMA = 1e6  # beyond, weights and sums of squares leave the range of their types

@@ -22,6 +22,7 @@ from psn_tutorial.errors import UserError, check_choice, check_positive, check_r
 from psn_tutorial.extensions import is_named
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
+from psn_tutorial.sites import check_layers
 from psn_tutorial.tasks.base import Task
 from psn_tutorial.tasks.registry import TASKS, check_task, get_task, is_registered
 
@@ -50,6 +51,7 @@ class TrainConfig(ScheduleConfig):
     )
     sigma: float = option(0.0, "noise of the first step; 0: plain GRPO")
     targets: str = option("mlp", "mlp, attention, embeddings, head, norms, all, or a regular expression")
+    layers: str = option("all", "in which layers: all, a third (first, middle, last), or numbers from 0 such as 4-7")
     relative: bool = option(False, "sigma is a multiple of each tensor's RMS")
     draws: int = option(1, "noise draws per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
@@ -101,6 +103,7 @@ class TrainConfig(ScheduleConfig):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_range("noise_rank", self.noise_rank, high=LARGEST_RANK, whole=True)
         check_seed(self.seed)
+        check_layers(self.layers)
         check_range("group", self.group, low=2, whole=True)
         most = self.group if self.advantage == "pass_at_k" else None  # without it, k is of no account
         check_range("pass_k", self.pass_k, low=1, high=most, whole=True)
@@ -299,11 +302,12 @@ def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
     schedule, own = config.schedule, is_named(config.schedule)  # one's own may read every setting of a schedule
     beside = config.four_bit or (config.lora_rank > 0 and config.targets in LINEAR_TARGETS)
     low_rank = config.carrier == "lowrank" or (config.carrier == "auto" and beside)
-    noise = ("schedule", "targets", "relative", "draws", "spread", "antithetic", "carrier", "noise_rank", "mixture")
+    noise = ("schedule", "targets", "layers", "relative", "antithetic", "carrier", "noise_rank", "mixture")
     realtime = tuple(f"realtime_{name}" for name in ("target", "mix", "factor"))
     other = f"with the schedule {schedule}"
     return [
         (config.noisy, "without noise (sigma 0)", noise),
+        (config.noisy, "without noise (sigma 0)", ("draws", "spread")),
         (config.draws > 1, "with one draw", ("spread", "mixture")),
         (low_rank, "unless the carrier is lowrank", ("noise_rank",)),
         (own or schedule == "annealed", other, ("sigma_end", "sigma_steps", "sigma_shape")),

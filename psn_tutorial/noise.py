@@ -8,7 +8,6 @@ parameters, whether it sits in the weights in place (:func:`perturbed`) or next 
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psn_tutorial.choices import CARRIERS, LARGEST_SIGMA, TARGETS
+from psn_tutorial.choices import CARRIERS, LARGEST_SIGMA
 from psn_tutorial.errors import UserError, check_choice, check_count, check_range
+from psn_tutorial.sites import check_layers, chosen
+from psn_tutorial.sites import wanted as wanted
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,19 @@ class NoiseConfig:
 
     Attributes:
         sigma: standard deviation of the noise; a multiple of each tensor's RMS when ``relative``.
-        targets: "mlp", "attention", "embeddings", "head", "norms", "all", or a regular expression searched
-            in the parameter names. The paper perturbs "mlp"; its released code perturbs "all".
+        targets: "mlp", "attention", "embeddings", "head", "norms", "all", a regular expression searched in the
+            parameter names, or a filter of your own as module:name (:mod:`psn_tutorial.sites`). The paper perturbs
+            "mlp"; its released code perturbs "all".
         relative: scale sigma by the root mean square of each tensor (the paper's sigma is absolute).
         seed: base seed of all draws.
         antithetic: draw 2j + 1 is minus draw 2j.
         carrier: how the noise is applied while the model samples, one of CARRIERS; see
             :mod:`psn_tutorial.carriers`. :func:`perturbed` and :func:`stacked` are the carrier "weights".
         rank: of the noise, for the carrier "lowrank".
+        layers: "all", or only some: "first", "middle", "last" third of the depth, or numbers from 0 such as "4-7".
+            The draws do not depend on it: a layer that is among them gets the noise that it gets with "all". Not in the
+            paper, which compares sites; that reinforcement learning changes the middle layers most is the claim of
+            arXiv 2607.01232 (second-hand).
     """
 
     sigma: float
@@ -45,17 +51,19 @@ class NoiseConfig:
     antithetic: bool = False
     carrier: str = "auto"
     rank: int = 16
+    layers: str = "all"
 
     @classmethod
     def of(cls, config: Any, sigma: float) -> "NoiseConfig":
         """The noise of a training run's settings, :class:`psn_tutorial.config.TrainConfig`, at a step's sigma."""
-        names = ("targets", "relative", "seed", "antithetic", "carrier")
+        names = ("targets", "relative", "seed", "antithetic", "carrier", "layers")
         return cls(sigma, **{name: getattr(config, name) for name in names}, rank=config.noise_rank)
 
     def __post_init__(self):
         check_range("sigma", self.sigma, low=0, high=LARGEST_SIGMA)
         check_choice("carrier", self.carrier, CARRIERS)
         check_count("rank", self.rank)
+        check_layers(self.layers)
 
 
 @dataclass(frozen=True)
@@ -89,62 +97,32 @@ class _Target:
     owners: list[tuple[nn.Module, str]] = field(default_factory=list)
 
 
-def role(name: str) -> str:
-    """The role of a parameter, read from its path: one of ``TARGETS`` except "all", or "other"."""
-    parts = name.split(".")
-    if any("norm" in part for part in parts):
-        return "norms"
-    for part, kind in (("mlp", "mlp"), ("self_attn", "attention"), ("embed_tokens", "embeddings"), ("lm_head", "head")):
-        if part in parts:
-            return kind
-    return "other"
-
-
-def wanted(name: str, targets: str) -> bool:
-    """Does ``targets``, a role or a regular expression, name the parameter called ``name``?
-
-    Roles are those of the model: the weights of an adapter on it have none, and "all" leaves them out.
-    """
-    if targets in TARGETS:
-        return "lora_" not in name and (targets == "all" or role(name) == targets)
-    return re.search(targets, name) is not None
-
-
-def select(model: nn.Module, targets: str) -> list[_Target]:
-    """The tensors that ``targets`` names, each once however many names it has.
+def select(model: nn.Module, targets: str, layers: str = "all") -> list[_Target]:
+    """The tensors that ``targets`` and ``layers`` name together, each once however many names it has.
 
     Raises:
-        UserError: the filter is no valid expression, matches nothing, or matches a quantised tensor.
+        UserError: as :func:`psn_tutorial.sites.chosen`; the filter matches nothing, or a quantised tensor.
     """
-    try:
-        re.compile(targets)
-    except re.error as error:
-        raise UserError(
-            f"targets must be one of {', '.join(TARGETS)} or a regular expression, got {targets!r} ({error})"
-        ) from None
     found: dict[int, _Target] = {}
-    matched = set()
     for path, module in model.named_modules(remove_duplicate=False):
         for attribute, parameter in module._parameters.items():
             if parameter is None:
                 continue
-            name = f"{path}.{attribute}" if path else attribute
             target = found.setdefault(id(parameter), _Target(parameter))
-            target.names.append(name)
+            target.names.append(f"{path}.{attribute}" if path else attribute)
             target.owners.append((module, attribute))
-            if wanted(name, targets):
-                matched.add(id(parameter))
-    chosen = [target for key, target in found.items() if key in matched]
-    if not chosen:
+    wanted = chosen((name for target in found.values() for name in target.names), targets, layers)
+    those = [target for target in found.values() if not wanted.isdisjoint(target.names)]
+    if not those:
         example = ", ".join(target.names[0] for target in list(found.values())[:3])
         raise UserError(f"targets {targets!r} matches no parameter of the model, whose names look like {example}")
-    for target in chosen:
+    for target in those:
         if not target.parameter.is_floating_point():
             raise UserError(
                 f"targets {targets!r} matches {target.names[0]}, which is quantised ({target.parameter.dtype}): "
                 "noise needs floating-point weights"
             )
-    return chosen
+    return those
 
 
 def gaussian(config: NoiseConfig, draw: int, name: str, shape: Sequence[int]) -> Tensor:
@@ -231,7 +209,7 @@ def perturbed(model: nn.Module, config: NoiseConfig, draw: int = 0) -> Iterator[
     Raises:
         UserError: see :func:`select`.
     """
-    targets, tally = select(model, config.targets), Tally()
+    targets, tally = select(model, config.targets, config.layers), Tally()
     clean = [target.parameter.data for target in targets]
     try:
         for target in targets:
@@ -262,7 +240,7 @@ def stacked(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
     """
     if not len(draws):
         raise UserError("draws must name at least one draw, got none")
-    targets, tally, stacks = select(model, config.targets), Tally(), {}
+    targets, tally, stacks = select(model, config.targets, config.layers), Tally(), {}
     for target in targets:
         scale = _scale(config, target.parameter)
         stack = torch.stack([_noisy(config, draw, target, scale) for draw in draws])

@@ -55,6 +55,7 @@ BOXES = {
     "noise": ("draws of the noise", 321, 449),
     "settings": ("dataclass to JSON and back", 463, 603),
     "tasks": ("problems, verifiers, solutions", 617, 970),
+    "sites": ("which parameters get the noise", 190, 450),
     "extensions": ("classes of other packages, named in a setting", 350, 970),
     "choices": ("the words that a setting may hold", 30, 330),
     "errors": ("UserError, and the checks that raise it", 350, 650),

@@ -11,9 +11,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from psn_tutorial import TrainConfig
+from psn_tutorial.choices import TARGETS
 from psn_tutorial.errors import UserError
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.noise import TARGETS, NoiseConfig, gaussian, perturbed, role, select, stacked
+from psn_tutorial.noise import NoiseConfig, gaussian, perturbed, select, stacked
+from psn_tutorial.sites import role
 
 
 def copies(model):
@@ -301,7 +303,7 @@ def test_zero_sigma_is_the_clean_model(policy):
 
 def test_noise_is_what_the_settings_say_and_its_defaults_are_theirs():
     assert NoiseConfig.of(TrainConfig(), 0.1) == NoiseConfig(0.1)
-    every = {"targets": "all", "relative": True, "seed": 3, "antithetic": True, "carrier": "dense"}
+    every = {"targets": "all", "relative": True, "seed": 3, "antithetic": True, "carrier": "dense", "layers": "1-2"}
     assert NoiseConfig.of(TrainConfig(**every, noise_rank=5, draws=2), 0.1) == NoiseConfig(0.1, **every, rank=5)
 
 
@@ -309,7 +311,7 @@ def test_mistakes_are_told_in_a_sentence(policy):
     _, tokenizer, model = policy()
     with pytest.raises(UserError, match="'expert' matches no parameter of the model, whose names look like model"):
         select(model, "expert")
-    with pytest.raises(UserError, match=r"regular expression, got '\('"):
+    with pytest.raises(UserError, match=r"regular expression, or module:name, got '\('"):
         select(model, "(")
     with pytest.raises(UserError, match="sigma must be .*>= 0 and <= 1000000.0, got -1"):
         NoiseConfig(-1)

@@ -19,6 +19,7 @@ HEADINGS = {
     "exploration: parameter-space or action-space noise": (
         "sigma",
         "targets",
+        "layers",
         "relative",
         "draws",
         "spread",

@@ -16,10 +16,11 @@ from psn_tutorial.config import RunConfig
 from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.policy import asked, encode, end_tokens, prompt_ids
-from psn_tutorial.noise import role, stream
+from psn_tutorial.noise import stream
 from psn_tutorial.preflight.budget import CARDS, GIB, Load, Shape, fastest_step, memory
 from psn_tutorial.preflight.findings import Finding
 from psn_tutorial.rollout import read_completions, sample, token_logps
+from psn_tutorial.sites import role
 from psn_tutorial.trainer import Trainer
 
 # How far the sampler's and the trainer's log-probs of one token may lie apart, in nats: rounding, by type.

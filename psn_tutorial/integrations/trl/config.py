@@ -11,6 +11,7 @@ from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
 from psn_tutorial.rollout import spread_draws
 from psn_tutorial.schedulers import make_scheduler
+from psn_tutorial.sites import check_layers
 
 # Losses of TRL that are linear in the advantage, so that w A in its place is w times the loss of the token. "vespo"
 # makes weights of its own from the whole answer's ratio.
@@ -40,6 +41,7 @@ class PSNConfig(GRPOConfig):
 
     sigma: float = _setting("sigma", default=0.001)
     targets: str = _setting("targets")
+    layers: str = _setting("layers")
     relative: bool = _setting("relative")
     draws: int = _setting("draws")
     spread: str = _setting("spread")
@@ -86,6 +88,7 @@ class PSNConfig(GRPOConfig):
         for name in ("draws", "noise_rank"):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_positive("cap", self.cap)
+        check_layers(self.layers)
         if self.antithetic and self.draws % 2:
             raise UserError(f"draws must be even when antithetic, got {self.draws}")
         self._check_sampling()
