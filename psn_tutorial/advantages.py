@@ -90,6 +90,33 @@ def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
     return by_group.gather(1, right.long())
 
 
+def only_unsolved(advantages: Tensor, solved: Tensor) -> Tensor:
+    """The gate "unsolved": problems that an earlier step has solved no longer learn.
+
+    Source: arXiv 2606.15455 (Understanding Diversity Collapse in RLVR via the Lens of Overtraining), whose argument is
+    that with few rollouts a single success puts a problem where its pass@k at large k hardly grows any more, while
+    further updates go on to concentrate the policy on what it samples anyway. Read were its abstract, which reports the
+    intervention (updates restricted to problems with zero observed success), and what others write of it, not the
+    paper itself. The rule here is therefore ours: a group keeps its advantages as long as no EARLIER step of the run
+    has seen a correct rollout of its problem, of the noisy sampler too. The group that brings the first success is the
+    one that teaches: within a group that has none, GRPO's advantages are 0. According to a public reimplementation the
+    authors instead push down the answers of groups without any success, by REINFORCE with a signed reward, and their
+    method (Bayesian Boundary Gating) weighs a group by its number of successes; neither is done here.
+
+    Costs nothing. It slows training: the mean of the loss is still over all rollouts of the step, and when every
+    problem has been solved once nothing is learned any more, so that few problems stand still early. A KL or entropy
+    term goes on for all rollouts.
+
+    Args:
+        advantages: [P, G].
+        solved: [P] bool, the problem of each group was solved by an earlier step.
+
+    Returns:
+        [P, G]; exactly 0 in the rows that are solved.
+    """
+    return advantages.masked_fill(solved[:, None], 0.0)
+
+
 def zero_contrast(rewards: Tensor) -> Tensor:
     """Which groups earn the same reward throughout and so give no gradient.
 

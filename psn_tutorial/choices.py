@@ -17,6 +17,7 @@ MODES = ("truncate", "mask")
 # advantages and loss
 SCALES = ("std", "none")
 ADVANTAGES = (*SCALES, "pass_at_k")
+GATES = ("none", "unsolved")
 AGGREGATIONS = ("grpo", "dapo", "dr_grpo")
 # what the real-time schedule looks at
 PROBES = ("reuse", "separate")

@@ -12,6 +12,7 @@ from psn_tutorial.choices import (
     CORRECTIONS,
     DEVICES,
     DIRECTIONS,
+    GATES,
     LARGEST_SIGMA,
     LINEAR_TARGETS,
     MODES,
@@ -72,6 +73,7 @@ class TrainConfig(ScheduleConfig):
     # GRPO
     advantage: str = option("std", "scale of the group advantages, or Pass@k training", ADVANTAGES)
     pass_k: int = option(4, "k of Pass@k training")
+    gate: str = option("none", "unsolved: problems that an earlier step has solved no longer learn", GATES)
     aggregation: str = option("grpo", "how tokens are averaged", AGGREGATIONS)
     clip_low: float = option(0.2, "ratios are clipped below 1 - clip_low")
     clip_high: float = option(0.2, "and above 1 + clip_high")
@@ -93,6 +95,7 @@ class TrainConfig(ScheduleConfig):
             ("correction", CORRECTIONS),
             ("correction_mode", MODES),
             ("advantage", ADVANTAGES),
+            ("gate", GATES),
             ("aggregation", AGGREGATIONS),
             ("probes", PROBES),
             ("certainty", DIRECTIONS),
@@ -317,6 +320,7 @@ def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
         (own or schedule in ("kl_target", "realtime"), other, ("sigma_low", "sigma_high")),
         (config.noisy or config.hot, "where the policy itself is sampled", ("correction", "correction_mode", "cap")),
         (config.correction != "none", "with the correction none", ("correction_mode",)),
+        (config.steps > 1, "in a run of one step", ("gate",)),
         (config.advantage == "pass_at_k", f"with the advantage {config.advantage}", ("pass_k",)),
         (config.lora_rank > 0, "without lora_rank", ("lora_alpha",)),
         (config.evaluate, "without evaluations", ("transcripts",)),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from psn_tutorial.advantages import group_advantages, pass_at_k_advantages, zero_contrast
+from psn_tutorial.advantages import group_advantages, only_unsolved, pass_at_k_advantages, zero_contrast
 from psn_tutorial.carriers import carried, change_since
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError
@@ -89,6 +89,7 @@ class Trainer:
         self.config, self.policy, self.task, self.problems, self.run = config, policy, task, problems, run
         self.model, self.tokenizer = policy
         self.step_number = 0
+        self.solved: set[int] = set()  # the places of the problems that had a correct rollout so far
         self.scheduler = make_scheduler(config)
         self.optimizer = torch.optim.AdamW(
             [p for p in self.model.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0, fused=True
@@ -116,12 +117,13 @@ class Trainer:
     def step(self) -> dict[str, Any]:
         """One iteration of the method; returns its record."""
         clock = Clock()
-        problems = self.pick_problems()
+        places = self.pick()
+        problems = [self.problems[place] for place in places]
         rollouts = self.roll_out(problems)
         clock.lap("sample")
         texts = responses(self.tokenizer, rollouts)
         rewards = self.verify(texts, problems)
-        advantages = self.advantages(rewards)
+        advantages, gated = self.gate(self.advantages(rewards), rewards, places)
         clock.lap("verify")
         batch = Batch.of(rollouts, advantages.flatten().to(rollouts.logps.device), self.sampler_logps(rollouts))
         change = change_since(self.model, self.noise) if rollouts.receipt else None
@@ -138,6 +140,7 @@ class Trainer:
             "reward": float(rewards.mean()),
             "solved": float((rewards.amax(1) > 0).float().mean()),
             "zero_contrast": float(zero_contrast(rewards).float().mean()),
+            **gated,
             **noise,
             "ess": importance.ess,
             "clipped_fraction": importance.clipped_fraction,
@@ -161,12 +164,16 @@ class Trainer:
 
     # From problems to rollouts
 
-    def pick_problems(self) -> list[Any]:
-        """The P problems of this step: distinct while there are enough."""
+    def pick(self) -> list[int]:
+        """The places, among all problems, of the P of this step: distinct while there are enough."""
         count, available = self.config.prompts, len(self.problems)
         generator = stream(self.config.seed, "problems", self.step_number)
-        order = torch.randperm(available, generator=generator)
-        return [self.problems[order[i % available]] for i in range(count)]
+        order = torch.randperm(available, generator=generator).tolist()
+        return [order[i % available] for i in range(count)]
+
+    def pick_problems(self) -> list[Any]:
+        """The P problems of this step."""
+        return [self.problems[place] for place in self.pick()]
 
     def roll_out(self, problems: Sequence[Any], probes: int = 0) -> Rollouts:
         """Sample G completions per problem from the noisy policy; or so many ``probes``, all with the first draw."""
@@ -199,6 +206,16 @@ class Trainer:
         if self.config.advantage == "pass_at_k":
             return pass_at_k_advantages(rewards, self.config.pass_k)
         return group_advantages(rewards, self.config.advantage)
+
+    def gate(self, advantages: Tensor, rewards: Tensor, places: Sequence[int]) -> tuple[Tensor, dict[str, float]]:
+        """The advantages [P, G] that the gate lets through, and what it tells the record. Takes note of what this step
+        has solved, for the steps after it."""
+        if self.config.gate == "none":
+            return advantages, {}
+        solved = torch.tensor([place in self.solved for place in places])
+        self.solved |= {place for place, best in zip(places, rewards.amax(1).tolist(), strict=True) if best > 0}
+        left_out = (advantages != 0).any(1) & solved
+        return only_unsolved(advantages, solved), {"gated": float(left_out.float().mean())}
 
     # From advantages to the update of the clean policy
 
@@ -353,15 +370,15 @@ class Trainer:
         """Write a checkpoint of everything that the next step depends on; of a model with an adapter the adapter."""
         optimizer, state = pack_optimizer(self.optimizer, self.model)
         tensors = {"model": learned_weights(self.model), "optimizer": optimizer}
-        self.run.save_checkpoint(
-            self.step_number, tensors, {"optimizer": state, "scheduler": self.scheduler.state_dict()}
-        )
+        states = {"optimizer": state, "scheduler": self.scheduler.state_dict(), "solved": sorted(self.solved)}
+        self.run.save_checkpoint(self.step_number, tensors, states)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, bit for bit."""
         restore_weights(self.model, checkpoint.tensors["model"])
         unpack_optimizer(self.optimizer, self.model, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
+        self.solved = set(checkpoint.state.get("solved", ()))  # older checkpoints have no gate
         self.step_number = checkpoint.step
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
-from psn_tutorial.advantages import group_advantages, pass_at_k_advantages, zero_contrast
+from psn_tutorial.advantages import group_advantages, only_unsolved, pass_at_k_advantages, zero_contrast
 from psn_tutorial.errors import UserError
 
 BINARY = st.integers(2, 8).flatmap(lambda g: st.lists(st.integers(0, 1), min_size=g, max_size=g))
@@ -195,3 +195,16 @@ def test_other_refusals():
         group_advantages(torch.ones(2, 4), eps=-1.0)
     with pytest.raises(UserError, match="rewards must be 0 or 1"):
         pass_at_k_advantages(tensor([[0.5, 1.0]]), 1)
+
+
+# --- The gate -----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 1), min_size=4, max_size=4)), min_size=1, max_size=6))
+def test_the_gate_takes_whole_groups_and_leaves_the_others_as_they_are(groups):
+    advantages = group_advantages([rewards for _, rewards in groups])
+    before = advantages.clone()
+    left = only_unsolved(advantages, tensor([solved for solved, _ in groups]))
+    for row, (solved, _), kept in zip(before, groups, left, strict=True):
+        assert torch.equal(kept, torch.zeros(4) if solved else row)
+    assert torch.equal(advantages, before)  # not in place

@@ -53,6 +53,8 @@ CASES = [
     ("correction_mode", "mask", NOISY | {"correction": "none"}, "truncate with the correction none", NOISY),
     ("cap", 2.0, {}, "10.0 where the policy itself is sampled", NOISY),
     ("pass_k", 2, {}, "4 with the advantage std", {"advantage": "pass_at_k"}),
+    ("layers", "first", {}, "all without noise (sigma 0)", NOISY),
+    ("gate", "unsolved", {"steps": 1}, "none in a run of one step", {"steps": 2}),
     ("lora_alpha", 4.0, {}, "32.0 without lora_rank", {"lora_rank": 4}),
 ]
 

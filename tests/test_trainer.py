@@ -44,10 +44,10 @@ def contrast(trainer, seed=0):
 def test_records_hold_exactly_the_documented_metrics(policy):
     record = trainer(policy, replace(NOISY, kl_coef=0.1)).step()
     missing = set(record) ^ set(METRICS)
-    assert missing <= {"ratio_mean", "clip_fraction", "kl_ref"}  # absent where no group has contrast
+    assert missing <= {"ratio_mean", "clip_fraction", "kl_ref", "gated"}  # absent where no group has contrast
     seen = {
         key
-        for config in (NOISY, replace(NOISY, kl_coef=0.1))
+        for config in (NOISY, replace(NOISY, kl_coef=0.1), replace(NOISY, gate="unsolved"))
         for record in trainer(policy, config).train()
         for key in record
     }
@@ -172,6 +172,7 @@ def test_mixture_weights_use_every_draw_of_the_group(policy):
         replace(NOISY, schedule="annealed", sigma_steps=5),
         REALTIME,
         replace(REALTIME, probes="separate", certainty="policy_to_uniform"),
+        replace(SMALL, gate="unsolved", prompts=2, entropy_coef=0.01),
     ],
 )
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(policy, tmp_path, config):
@@ -212,6 +213,42 @@ def test_a_step_learns_from_the_advantages_that_are_asked_for(policy, settings, 
     made.update = lambda batch: seen.append(batch.advantages) or update(batch)
     made.step()
     torch.testing.assert_close(seen[0].view(2, 4), torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_what_an_earlier_step_has_solved_no_longer_learns(policy):
+    """Told again from the records alone: which problem stood where, what it earned, and what came into the update."""
+    made = trainer(policy, replace(SMALL, gate="unsolved", prompts=6, steps=40, lr=1e-2))
+    verify, update, earned, learned = made.verify, made.update, [], []
+    made.verify = lambda *what: earned.append(verify(*what)) or earned[-1]
+    made.update = lambda batch: learned.append(batch.advantages.view(6, 8)) or update(batch)
+    places, before, records = [], [], []
+    for _ in range(40):
+        places.append(made.pick())
+        before.append(weights(made.model))
+        records.append(made.step())
+    solved, gated = set(), 0
+    for now, rewards, advantages, record, start, end in zip(
+        places, earned, learned, records, before, [*before[1:], weights(made.model)], strict=True
+    ):
+        assert len(now) == 6 and set(now) == {0, 1, 2, 3}  # two problems stand there twice, and neither hides the other
+        expected = group_advantages(rewards)
+        closed = torch.tensor([place in solved for place in now])
+        assert record["gated"] == float((closed & (rewards.amax(1) > rewards.amin(1))).float().mean())
+        expected[closed] = 0.0
+        assert torch.equal(advantages, expected)
+        gated += int(closed.sum())
+        solved |= {place for place, row in zip(now, rewards, strict=True) if row.any()}
+        if not expected.any():
+            assert torch.equal(start, end)  # nothing is learned, not even by Adam's momentum
+    assert solved == {0, 1, 2, 3} and gated > 6 and not learned[-1].any()
+
+
+def test_without_the_gate_what_is_solved_goes_on_learning(policy):
+    made, gated = (trainer(policy, replace(SMALL, steps=30, lr=1e-2, gate=gate)) for gate in ("none", "unsolved"))
+    records = list(made.train())
+    assert not made.solved and all("gated" not in record for record in records)
+    assert sum(record["gated"] for record in gated.train()) > 0
+    assert records[-1]["reward"] > 0.9 and not torch.equal(weights(gated.model), weights(made.model))
 
 
 def test_a_draw_per_group_serves_the_whole_group_and_no_other(policy):

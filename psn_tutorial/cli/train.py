@@ -50,6 +50,7 @@ HEADINGS = {
     "GRPO": (
         "advantage",
         "pass_k",
+        "gate",
         "aggregation",
         "clip_low",
         "clip_high",

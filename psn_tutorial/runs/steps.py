@@ -24,6 +24,10 @@ FIGURES = {
         "groups without contrast (share)",
         "share of groups whose rewards are all equal: they give no gradient",
     ),
+    "gated": StepFigure(
+        "groups with contrast that the gate leaves out (share)",
+        "share of groups that have contrast but do not learn, because an earlier step solved their problem; gate only",
+    ),
     "sigma": StepFigure("sigma asked for", "noise asked for at this step; 0 without noise"),
     "sigma_realised": StepFigure(
         "noise realised (RMS)",
