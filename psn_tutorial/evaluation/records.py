@@ -3,11 +3,12 @@
     {"task": "countdown", "samples": 256, "temperature": 1.0, "seed": 0,
      "problems": [{"problem": "3 7 12 5 -> 38 :", "total_solutions": 31, "total_families": 9}, ...],
      "evaluations": [{"step": 75, "problems": [{"n": 256, "c": 44, "solutions": [9, 7, ...],
-                                                "families": [20, 11, ...]}, ...]}, ...]}
+                                                "families": {"3 * 7": 20, ...}}, ...]}, ...]}
 
 One line per problem, in the order of "problems" at the top. "solutions" holds how many samples
 found each of the distinct solutions that were found, without their texts: every figure of
 :mod:`psn_tutorial.evaluation` is a function of these counts. Read back, the solutions are named "1", "2", ...
+So are the families of records made before these were named, where "families" is a list of counts too.
 """
 
 import json
@@ -79,19 +80,21 @@ class EvaluationRecord:
 
 def _compact(result: ProblemResult) -> dict[str, Any]:
     fields: dict[str, Any] = {"n": result.n, "c": result.c} if result.n else {}
-    for name in ("solutions", "families"):
-        if counts := getattr(result, name):
-            fields[name] = sorted(counts.values(), reverse=True)
+    if result.solutions:
+        fields["solutions"] = sorted(result.solutions.values(), reverse=True)
+    if result.families:
+        fields["families"] = result.families
     # Seven digits: the probabilities come from float32 log-probs.
     return fields | ({} if result.exact is None else {"exact": float(f"{result.exact:.7g}")})
 
 
 def _expanded(fields: Mapping[str, Any], where: str) -> ProblemResult:
-    named = {
-        name: {str(i): count for i, count in enumerate(fields.get(name, ()), start=1)}
-        for name in ("solutions", "families")
-    }
+    named = {name: _named(fields.get(name, ())) for name in ("solutions", "families")}
     return ProblemResult.from_json({"n": 0, "c": 0, **fields, **named}, where)
+
+
+def _named(counts: Any) -> Any:
+    return counts if isinstance(counts, Mapping) else {str(i): count for i, count in enumerate(counts, start=1)}
 
 
 def _lines(objects: Iterable[Any]) -> str:

@@ -13,7 +13,7 @@ from psn_tutorial.evaluation.metrics import Summary, compare, summarise
 from psn_tutorial.evaluation.results import Evaluation
 from psn_tutorial.experiments.experiment import Experiment, experiments_from_json
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.runs.files import read_json
+from psn_tutorial.runs.files import read_json, stands
 
 FILE = "comparison.json"
 
@@ -149,7 +149,7 @@ def read_comparison(folder: str | Path) -> Comparison:
 
 def _read_run(folder: Path, name: str) -> RunRecord:
     path = folder / name
-    record = RunRecord.read(path) if (path / "eval.json").is_file() else None
+    record = RunRecord.read(path) if stands(path / "eval.json") else None
     if record is None or (path.name != "base" and not record.finished):
         raise UserError(
             f"the comparison in {folder} is not finished: {path} is missing or incomplete; "

@@ -21,6 +21,7 @@ from psn_tutorial.jobs.policies import (
 from psn_tutorial.jobs.problems import check_apart, held_out_problems, training_problems
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.policy import Policy, asked, prompt_ids
+from psn_tutorial.runs.files import stands
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import Task, get_task
@@ -56,7 +57,7 @@ def evaluate_policy(
     source = source_of_base(base_of(policy) if begins else policy)
     run = open_or_create(folder, settings, command, source)
     path = run.path / "eval.json"
-    if not path.is_file():
+    if not stands(path):
         record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)
         try:
             record.steps[step] = evaluate(loaded, task, problems, **config.sampling, progress=progress)

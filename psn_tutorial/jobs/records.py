@@ -8,6 +8,7 @@ from typing import Any
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.records import EvaluationRecord
+from psn_tutorial.runs.files import stands
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.settings import from_mapping
 
@@ -27,7 +28,7 @@ class RunRecord:
         """Raises UserError when ``folder`` is no run folder, or a file in it is wrong."""
         run = RunFolder.open(folder)
         path = run.path / "eval.json"
-        evaluations = EvaluationRecord.read(path) if path.is_file() else None
+        evaluations = EvaluationRecord.read(path) if stands(path) else None
         return cls(run.path, run.config, run.provenance, run.steps(), evaluations)
 
     @property

@@ -1,11 +1,13 @@
 """Files that survive a crash: complete under their own name, or not there.
 
 Each is written under a temporary name, synced to the disk and renamed. One process at a time
-writes to one file.
+writes to one file. Of a record that will not change any more, <file>.gz may stand in place of
+<file>: ``read_bytes`` and what builds on it read either.
 """
 
 import contextlib
 import errno
+import gzip
 import json
 import math
 import os
@@ -54,15 +56,39 @@ def replace_file(path: str | Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
+def stands(path: str | Path) -> bool:
+    """Is there a file ``path``, as it is or as ``path``.gz?"""
+    return Path(path).is_file() or _packed(path).is_file()
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of the file ``path``, or of ``path``.gz. Raises FileNotFoundError, and EOFError or
+    gzip.BadGzipFile for a damaged one."""
+    path = Path(path)
+    if not path.is_file() and _packed(path).is_file():
+        return gzip.decompress(_packed(path).read_bytes())
+    return path.read_bytes()
+
+
+def pack(path: str | Path, data: bytes) -> None:
+    """Put ``path``.gz, which holds ``data``, in place of the file ``path``. The same data give the same bytes."""
+    replace_file(_packed(path), gzip.compress(data, mtime=0))
+    Path(path).unlink(missing_ok=True)
+
+
+def _packed(path: str | Path) -> Path:
+    return Path(f"{path}.gz")
+
+
 def read_json(path: str | Path) -> Any:
     """Return what the JSON file ``path`` holds. Raises UserError, naming the place of a fault."""
     path = Path(path)
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path).decode())
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
     except UnicodeDecodeError:

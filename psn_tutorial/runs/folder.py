@@ -9,7 +9,9 @@
 
 Nothing here is pickled. Every file and folder appears under its own name only when it is complete
 and on the disk (temporary name, fsync, rename), so a process killed at any point leaves a folder
-that ``RunFolder.open(path).resume()`` continues. One process at a time writes to a run.
+that ``RunFolder.open(path).resume()`` continues. One process at a time writes to a run. A finished
+run that is kept as a record only (:mod:`psn_tutorial.runs.trimming`) holds no checkpoints, and its
+steps and evaluations as .gz.
 """
 
 import itertools
@@ -31,6 +33,7 @@ from psn_tutorial.runs.files import (
     in_words,
     json_bytes,
     new_folder,
+    read_bytes,
     read_json,
     sync_file,
     sync_folder,
@@ -238,7 +241,7 @@ class RunFolder:
         """Yield each step record and the byte at which its line ends."""
         path = self.path / "steps.jsonl"
         try:
-            lines = path.read_bytes().splitlines(keepends=True)
+            lines = read_bytes(path).splitlines(keepends=True)
         except FileNotFoundError:
             raise UserError(f"{path} is missing; put it back, or start a new run") from None
         end = 0
