@@ -13,7 +13,7 @@ from typing import Any
 from psn_tutorial.experiments.results import Comparison, Results
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.reporting.pictures import Picture, draw
-from psn_tutorial.reporting.side_by_side import COLOURS, MARKS, before_and_after, templates
+from psn_tutorial.reporting.side_by_side import before_and_after, templates
 from psn_tutorial.reporting.tables import Table, conclusions, tables
 from psn_tutorial.runs.files import in_words, replace_file, write_json
 
@@ -48,8 +48,6 @@ def page(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
         limits=limits(every),
         facts=_facts(_runs(comparison)),
         command=_first_command(_runs(comparison)),
-        marks=MARKS,
-        colours=COLOURS,
     )
 
 

@@ -11,10 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.experiments.results import Results
-from psn_tutorial.reporting.plotting.style import GREEN, VERMILION
 from psn_tutorial.runs.transcripts import Transcript, read_transcripts
 
-MARKS, COLOURS = {True: "✓", False: "✗"}, {True: GREEN, False: VERMILION}
+MARKS = {True: "✓", False: "✗"}
 
 
 class Row(NamedTuple):
@@ -68,7 +67,7 @@ class Answers:
 
     def _repr_html_(self) -> str:
         template = templates().get_template("side_by_side.html")
-        return template.render(answers=self, marks=MARKS, colours=COLOURS)
+        return template.render(answers=self)
 
 
 def templates() -> Environment:
