@@ -41,9 +41,7 @@ def reward(completion_ids, **_):
     return [sum(row) % 7 / 7 for row in completion_ids]
 
 
-trainer.carried = watched
-results = []
-for settings in json.loads((out / "settings.json").read_text()):
+def trained(settings, resume_from_checkpoint=None):
     ours = PSNGRPOTrainer(
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         reward,
@@ -52,10 +50,18 @@ for settings in json.loads((out / "settings.json").read_text()):
         processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
     )
     noisy.clear()
-    ours.train()
+    ours.train(resume_from_checkpoint)
     logs = [{k: v for k, v in entry.items() if k.startswith("psn/")} for entry in ours.state.log_history]
     world = torch.distributed.get_world_size()
-    results.append({"world": world, "noisy": list(noisy), "learned": digest(ours.model), "logs": logs})
+    return {"world": world, "noisy": list(noisy), "learned": digest(ours.model), "logs": logs}
+
+
+trainer.carried = watched
+results = []
+for settings in json.loads((out / "settings.json").read_text()):
+    results.append(trained(settings))
+    if settings.get("save_strategy") == "steps":
+        results[-1]["resumed"] = trained(settings, f"{out}/checkpoint-1")
 
 # Weights in shards: noise beside them is that beside the whole ones.
 plain, sharded = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from trl import GRPOConfig
 
-from psn_tutorial.choices import CARRIERS, CORRECTIONS, DIRECTIONS, LARGEST_SIGMA, MODES, SPREADS
+from psn_tutorial.choices import CARRIERS, CORRECTIONS, DIRECTIONS, LARGEST_SIGMA, MODES, PROBES, SPREADS
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
 from psn_tutorial.rollout import spread_draws
@@ -64,11 +64,13 @@ class PSNConfig(GRPOConfig):
     similarity_scale: str = _setting("similarity_scale")
     sigma_low: float = _setting("sigma_low")
     sigma_high: float = _setting("sigma_high")
+    probes: str = _setting("probes")
     encoder: str = _setting("encoder")
     certainty: str = _setting("certainty")
     correction: str = _setting("correction")
     correction_mode: str = _setting("correction_mode")
     cap: float = _setting("cap")
+    mixture: bool = _setting("mixture")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +81,7 @@ class PSNConfig(GRPOConfig):
         for name, allowed in (
             ("spread", SPREADS),
             ("carrier", CARRIERS),
+            ("probes", PROBES),
             ("certainty", DIRECTIONS),
             ("correction", CORRECTIONS),
             ("correction_mode", MODES),
@@ -94,6 +97,7 @@ class PSNConfig(GRPOConfig):
         self._check_sampling()
         for process in range(self.world_size):
             self.row_draws(process)
+        self._check_groups()
         if self.importance_sampling_level == "sequence" and self.correction == "token":
             raise UserError(
                 "correction must be 'sequence' or 'none' with importance_sampling_level 'sequence', whose ratio is one "
@@ -106,6 +110,23 @@ class PSNConfig(GRPOConfig):
             if self.correction != "none":
                 self.vllm_importance_sampling_mode = f"{self.correction}_{self.correction_mode}"
                 self.vllm_importance_sampling_clip_max = self.cap
+
+    def _check_groups(self) -> None:
+        """What a mixture of draws, and probes of their own, ask of the groups."""
+        if self.mixture and (self.spread != "pooled" or self.num_generations % self.draws):
+            raise UserError(
+                f"mixture weights need spread 'pooled' and draws that divide num_generations {self.num_generations}, "
+                f"got {self.spread!r} and {self.draws}"
+            )
+        if self.mixture and self.use_vllm:
+            raise UserError("mixture must be False with vLLM, which knows the log-probs under one draw alone")
+        separate = self.schedule == "realtime" and self.probes == "separate"
+        rows = self.generation_batch_size // self.world_size
+        if rows % self.num_generations and (separate or (self.mixture and self.draws_per_process)):
+            what = "probes 'separate'" if separate else "mixture weights with draws_per_process"
+            raise UserError(
+                f"{what} need whole groups of {self.num_generations} on each process, got {rows} rows on each"
+            )
 
     def _check_sampling(self) -> None:
         """Tokens must be sampled from the whole distribution, so that every ratio is known."""
@@ -139,7 +160,7 @@ class PSNConfig(GRPOConfig):
         draws = spread_draws(self.generation_batch_size // group, group, self.draws, self.spread)
         rows = draws.flatten().view(self.world_size, -1)[process]
         numbers, counts = rows.unique(return_counts=True)
-        if counts.min() != counts.max() or (self.use_vllm and len(numbers) != self.draws):
+        if counts.min() != counts.max() or ((self.use_vllm or self.mixture) and len(numbers) != self.draws):
             raise UserError(
                 f"draws must share the {len(rows)} rows of each process evenly, got {self.draws} with spread "
                 f"{self.spread!r}"

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,26 +22,19 @@ from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_ge
 from trl.trainer.utils import pad
 
 from psn_tutorial.carriers import carried
-from psn_tutorial.errors import UserError, check_choice
+from psn_tutorial.errors import UserError
 from psn_tutorial.importance import importance_weights
+from psn_tutorial.integrations.trl.checks import check_arguments, check_sampling, check_shards
 from psn_tutorial.integrations.trl.config import PSNConfig
 from psn_tutorial.integrations.trl.ratios import RatioSums, SamplerLogps
+from psn_tutorial.integrations.trl.reading import Reader, Sequences
 from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.qlora import keep_gradients_right_on_cpu
-from psn_tutorial.noise import NoiseConfig, perturbed, wanted
+from psn_tutorial.noise import NoiseConfig, NoiseReceipt, perturbed, stream
 from psn_tutorial.schedulers import make_scheduler
-from psn_tutorial.signals import semantic_similarity, token_certainty
+from psn_tutorial.signals import semantic_similarity
 
 STATE = "psn_state.json"  # in a checkpoint's folder
-# What else transformers' ``generate`` does to a distribution, if the model's own generation settings say so: it takes
-# from there what TRL leaves open. Each with the value at which it does nothing, beside None and 0.
-SHAPING = {
-    **dict.fromkeys(("min_p", "top_h", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "min_length")),
-    **dict.fromkeys(("min_new_tokens", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias")),
-    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty")),
-    **dict.fromkeys(("watermarking_config", "remove_invalid_values")),
-    **dict.fromkeys(("typical_p", "guidance_scale", "encoder_repetition_penalty"), 1.0),
-}
 
 
 class Steps(TrainerCallback):
@@ -95,7 +87,7 @@ class PSNGRPOTrainer(GRPOTrainer):
         if not args.noisy:
             super().__init__(model, reward_funcs, args, *others, **named)
             return
-        _check_arguments(model, args, named)
+        check_arguments(model, args, named)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             super().__init__(model, reward_funcs, args, *others, **named, rollout_func=self.roll_out)
@@ -104,6 +96,7 @@ class PSNGRPOTrainer(GRPOTrainer):
         keep_gradients_right_on_cpu(self.model)
         self.scheduler = make_scheduler(args)
         self.encoder = sentence_encoder(args.encoder) if args.schedule == "realtime" else None
+        self.reader = Reader(self.temperature, self.accelerator.autocast)
         self.ratios, self.micro_batches, self.signals = RatioSums(), 0, {}
         self.generation = (-1, 0)  # the optimiser step of the last one, and its place among those of this step
         self.psn_metrics: dict[str, list[float]] = defaultdict(list)
@@ -113,18 +106,10 @@ class PSNGRPOTrainer(GRPOTrainer):
 
     def _check_noise(self) -> None:
         """A filter that matches nothing is told now, and what the noise or the ratios cannot reach."""
-        for name, plain in SHAPING.items():
-            value = getattr(self.model.generation_config, name, None)
-            if value and value != plain and not self.use_vllm:
-                raise UserError(
-                    f"the model's generation_config must not set {name} with noise, for ratios of what is sampled, "
-                    f"got {value!r}"
-                )
+        if not self.use_vllm:
+            check_sampling(self.model.generation_config)
         if self.sharded:
-            for name, plain in (("use_vllm", False), ("relative", False)):
-                if getattr(self.args, name) != plain:
-                    raise UserError(f"{name} must be {plain} where weights are in shards (FSDP, ZeRO-3), got True")
-            check_choice("carrier (where weights are in shards)", self.args.carrier, ("auto", "lowrank"))
+            check_shards(self.args)
         with carried(self.model, self.noise or NoiseConfig.of(self.args, 0.0), [0]):
             pass
 
@@ -141,6 +126,11 @@ class PSNGRPOTrainer(GRPOTrainer):
             return None
         noise = NoiseConfig.of(self.args, self.scheduler.sigma)
         return replace(noise, carrier="lowrank") if self.sharded else noise
+
+    @property
+    def reuses_rollouts(self) -> bool:
+        """Does a real-time schedule look at the rollouts themselves?"""
+        return self.encoder is not None and self.args.probes == "reuse"
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *others: Any, **named: Any) -> Any:
         """As TRL's; the scheduler goes on where the checkpoint left it.
@@ -164,14 +154,14 @@ class PSNGRPOTrainer(GRPOTrainer):
             prompt_ids and completion_ids, R lists of ids, up to and including the end token; logprobs, the sampler's
             log-probs of the latter at the temperature, None where the clean policy was sampled.
         """
-        ids, noise, draws = self.prompt_ids(prompts), None, None
+        ids, noise, draws, group = self.prompt_ids(prompts), None, None, self.num_generations_eval
         if self.model.training:
-            noise, draws = self.noise, self.next_draws()
-            self.signals = {"sigma": noise.sigma if noise else 0.0}
-        generate = self.generate_with_vllm if self.use_vllm else self.generate
-        completions, logps = generate(ids, noise, draws)
-        if self.model.training and self.encoder:
-            self.signals["similarity"] = self.similarity(completions)
+            noise, draws, group = self.noise, self.next_draws(), self.num_generations
+            self.signals, self.last_rollouts = {"sigma": noise.sigma if noise else 0.0}, (ids, draws)
+        completions, logps, statistics = self.generate(ids, noise, draws, group)
+        self.signals |= statistics
+        if self.model.training and self.reuses_rollouts:
+            self.signals["similarity"] = self.similarity(completions, group)
         return {"prompt_ids": ids, "completion_ids": completions, "logprobs": logps}
 
     def prompt_ids(self, prompts: list[Any]) -> list[list[int]]:
@@ -199,15 +189,31 @@ class PSNGRPOTrainer(GRPOTrainer):
         return number * args.draws + args.row_draws(process)
 
     def generate(
-        self, prompts: list[list[int]], noise: NoiseConfig | None, draws: Tensor | None
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Completions of R prompts by transformers' ``generate``, as TRL calls it, and their log-probs."""
+        self, prompts: list[list[int]], noise: NoiseConfig | None, draws: Tensor | None, group: int
+    ) -> tuple[list[list[int]], list[list[float | None]] | None, dict[str, float]]:
+        """Completions of R prompts, of which ``group`` are alike in a row, each under its draw [R] of the noise.
+
+        Returns:
+            R lists of ids, up to and including the end token; their log-probs, None without noise; and what the noise
+            did to the weights.
+        """
+        generate = self.generate_with_vllm if self.use_vllm else self.generate_with_transformers
+        completions, logps, receipt = generate(prompts, noise, draws, group)
+        if receipt is None:
+            return completions, logps, {}
+        names = {"sigma_realised": receipt.realised_sigma, "unchanged_fraction": receipt.unchanged_fraction}
+        return completions, logps, names
+
+    def generate_with_transformers(
+        self, prompts: list[list[int]], noise: NoiseConfig | None, draws: Tensor | None, group: int
+    ) -> tuple[list[list[int]], list[list[float]] | None, NoiseReceipt | None]:
+        """Completions by transformers' ``generate``, as TRL calls it."""
         order = draws.argsort(stable=True) if noise else torch.arange(len(prompts))  # a draw's rows stand together
         rows = [torch.tensor(prompts[i]) for i in order.tolist()]
         fill = {"padding_side": "left", "pad_to_multiple_of": self.pad_to_multiple_of}
         ids = pad(rows, padding_value=self.generation_config.pad_token_id, **fill).to(self.accelerator.device)
         mask = pad([torch.ones_like(row) for row in rows], padding_value=0, **fill).to(ids.device)
-        keeper = SamplerLogps(self.temperature)
+        numbers, keeper = draws.unique().tolist() if noise else [], SamplerLogps(self.temperature)
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -218,7 +224,7 @@ class PSNGRPOTrainer(GRPOTrainer):
             ) as model,
             torch.no_grad(),
             DistributedBackend(self.accelerator).summon_full_params(self.model_wrapped, recurse=False),
-            carried(model, noise, draws.unique().tolist()) if noise else nullcontext() as receipt,
+            carried(model, noise, numbers) if noise else nullcontext() as receipt,
         ):
             found = model.generate(
                 input_ids=ids,
@@ -226,28 +232,28 @@ class PSNGRPOTrainer(GRPOTrainer):
                 generation_config=self.generation_config,
                 logits_processor=LogitsProcessorList([keeper] if noise else []),
             )
-        tokens = found[:, ids.shape[1] :]
-        ended = torch.isin(tokens, torch.tensor(self.eos_token_ids, device=tokens.device))
-        lengths = (ended.cumsum(1) - ended.long() == 0).sum(1).tolist()
-        back = order.argsort().tolist()
+            tokens = found[:, ids.shape[1] :]
+            ended = torch.isin(tokens, torch.tensor(self.eos_token_ids, device=tokens.device))
+            until_end = ended.cumsum(1) - ended.long() == 0
+            logps = keeper.all(found) if noise else None
+            if self.args.mixture and len(numbers) > 1:
+                shown = Sequences(found, torch.cat([mask, until_end.long()], 1), until_end)
+                logps = self.reader.mixture(model, shown, self.args.per_device_train_batch_size, len(numbers))
+        lengths, back = until_end.sum(1).tolist(), order.argsort().tolist()
         cut = lambda x: [x[i][: lengths[i]] for i in back]  # noqa: E731
-        if noise is None:
-            return cut(tokens.tolist()), None
-        self.signals |= {"sigma_realised": receipt.realised_sigma, "unchanged_fraction": receipt.unchanged_fraction}
-        return cut(tokens.tolist()), cut(keeper.all(found).tolist())
+        return cut(tokens.tolist()), None if logps is None else cut(logps.tolist()), receipt
 
     def generate_with_vllm(
-        self, prompts: list[list[int]], noise: NoiseConfig | None, draws: Tensor | None
-    ) -> tuple[list[list[int]], list[list[float | None]]]:
+        self, prompts: list[list[int]], noise: NoiseConfig | None, draws: Tensor | None, group: int
+    ) -> tuple[list[list[int]], list[list[float | None]], NoiseReceipt | None]:
         """Completions by vLLM, with noisy weights loaded into it for each draw; not run on a real vLLM."""
         engine = self.vllm_generation
         if noise is None:
             if self.engine_is_noisy:  # TRL loads weights once per optimiser step, and does not know of ours
                 engine.sync_weights()
                 self.engine_is_noisy = False
-            group = self.num_generations if self.model.training else self.num_generations_eval
             _, completions, logps, _ = engine.generate(prompts=prompts, images=None, num_generations=group)
-            return completions, _first(logps)
+            return completions, _first(logps), None
         completions, logps = [None] * len(prompts), [None] * len(prompts)
         numbers = draws.unique().tolist()
         for number in numbers:
@@ -256,20 +262,43 @@ class PSNGRPOTrainer(GRPOTrainer):
             self.engine_is_noisy = True
             rows = (draws == number).nonzero()[:, 0].tolist()
             # Of several draws a group's rows come from different weights: one answer is asked for at a time.
-            group = self.num_generations if len(numbers) == 1 else 1
             _, tokens, scores, _ = engine.generate(
-                prompts=[prompts[i] for i in rows], images=None, num_generations=group
+                prompts=[prompts[i] for i in rows], images=None, num_generations=group if len(numbers) == 1 else 1
             )
             for i, row, score in zip(rows, tokens, _first(scores), strict=True):
                 completions[i], logps[i] = row, score
-        self.signals |= {"sigma_realised": receipt.realised_sigma, "unchanged_fraction": receipt.unchanged_fraction}
-        return completions, logps
+        return completions, logps, receipt
 
-    def similarity(self, completions: list[list[int]]) -> float:
+    # What a real-time schedule looks at
+
+    def similarity(self, completions: list[list[int]], group: int) -> float:
         """How alike the answers to one prompt are, over all processes: a group may be spread over several."""
         texts = self.processing_class.batch_decode(completions, skip_special_tokens=True)
         embeddings = self.accelerator.gather(self.encoder.encode(texts).to(self.accelerator.device))
-        return semantic_similarity(embeddings, self.num_generations)
+        return semantic_similarity(embeddings, group)
+
+    def probe(self) -> dict[str, float]:
+        """The signals of separate probes: two answers to each prompt of the last rollouts, from the policy as it is now
+        with the first of their draws. Nothing is learned from them, and no random number of the training is used."""
+        ids, draws = self.last_rollouts
+        ids = [row for row in ids[:: self.num_generations] for _ in range(2)]
+        first = torch.full((len(ids),), int(draws[0]) // self.args.draws * self.args.draws)
+        device = self.accelerator.device
+        numbers = stream(self.args.seed, "probes", int(first[0]), self.accelerator.process_index)
+        kept = {"devices": [device], "device_type": device.type} if device.type != "cpu" else {"devices": []}
+        with torch.random.fork_rng(**kept):
+            torch.manual_seed(numbers.initial_seed())
+            completions, _, _ = self.generate(ids, self.noise, first, group=2)
+        shown = Sequences.padded(ids, completions, device)
+        certainty = self.certainty(self.model_wrapped, shown)
+        of_process = torch.tensor([float(certainty.double().sum()), int(shown.mask.sum())], device=device)
+        total, tokens = self.accelerator.reduce(of_process, reduction="sum").tolist()
+        return {"similarity": self.similarity(completions, group=2), "self_certainty": total / tokens}
+
+    def certainty(self, model: nn.Module, shown: Sequences) -> Tensor:
+        """The certainty [B, T] of the clean policy about each token of the completions."""
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            return self.reader.certainty(model, shown, self.args.certainty)
 
     # Correction
 
@@ -307,41 +336,17 @@ class PSNGRPOTrainer(GRPOTrainer):
         mask = inputs["completion_mask"].bool() & sampler.isfinite()  # vLLM may not know a log-prob
         if not bool(mask.any()):
             return None
-        clean = inputs.get("old_per_token_logps")
-        if clean is None:  # no update since these rollouts: the policy as it is now
-            clean = self.clean_logps(model, inputs) if now is None else now.detach()[:, -mask.shape[1] :]
+        shown, clean = Sequences.of(inputs), inputs.get("old_per_token_logps")
+        if clean is None and now is not None:  # no update since these rollouts: the policy as it is now
+            clean = now.detach()[:, -mask.shape[1] :]
+        if clean is None:
+            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+                clean = self.reader.log_probs(model, shown)
         level = "token" if args.correction == "none" else args.correction
         found = importance_weights(clean, sampler, mask, args.cap, level, args.correction_mode)
-        certainty = self.certainty(model, inputs, mask) if self.encoder else 0.0
+        certainty = float(self.certainty(model, shown)[mask].double().sum()) if self.reuses_rollouts else 0.0
         self.ratios.add(found, mask, level, certainty)
         return None if args.correction == "none" or self.use_vllm else found.weights
-
-    @torch.no_grad()
-    def clean_logps(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """Log-probs [B, T] of the completions under the clean policy, where the loss's own pass has not given them: all
-        rows at once, like there, because batches of another size round differently."""
-        ids, attention, length = _sequences(inputs)
-        labels = ids.masked_fill(attention == 0, -100)
-        labels[:, :-length] = -100
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            with self.accelerator.autocast():
-                found = model(input_ids=ids, attention_mask=attention, labels=labels, fused_lm_head=True)
-        return found.log_probs[:, -length:]
-
-    @torch.no_grad()
-    def certainty(self, model: nn.Module, inputs: dict[str, Any], mask: Tensor) -> float:
-        """The sum over the tokens under ``mask`` [B, T] of the clean policy's certainty. Row by row: it needs the
-        logits of the whole vocabulary."""
-        ids, attention, length = _sequences(inputs)
-        total = 0.0
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            for row in range(len(ids)):
-                part = slice(row, row + 1)
-                with self.accelerator.autocast():
-                    found = model(input_ids=ids[part], attention_mask=attention[part], logits_to_keep=length + 1)
-                certainty = token_certainty(found.logits[:, :-1] / self.temperature, self.args.certainty)
-                total += float(certainty[mask[part]].double().sum())
-        return total
 
     # From one step to the next
 
@@ -350,9 +355,11 @@ class PSNGRPOTrainer(GRPOTrainer):
         if self.micro_batches < self.args.steps_per_generation:
             return
         found = self.ratios.means(self.accelerator) if self.signals["sigma"] else {}
-        if not self.encoder:
+        if not self.reuses_rollouts:
             found.pop("self_certainty", None)
         signals = self.signals | found
+        if self.encoder and not self.reuses_rollouts:
+            signals |= self.probe()
         self.ratios, self.micro_batches = RatioSums(), 0
         if found or not signals["sigma"]:  # without a single token there is nothing to go by
             self.scheduler.update(signals)
@@ -367,29 +374,6 @@ class PSNGRPOTrainer(GRPOTrainer):
         super().log(logs, *others, **named)
 
 
-def _sequences(inputs: dict[str, Any]) -> tuple[Tensor, Tensor, int]:
-    """Prompts and completions together [B, Tp + T], their attention mask, and T."""
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    return ids, attention, inputs["completion_ids"].shape[1]
-
-
 def _first(logps: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float | None]]:
     """vLLM gives a list of log-probs for every token; the sampled one's stands first."""
     return [[token[0] for token in row] for row in logps]
-
-
-def _check_arguments(model: Any, args: PSNConfig, named: dict[str, Any]) -> None:
-    """Raise UserError for what cannot be combined with noise."""
-    for name in ("rollout_func", "tools", "environment_factory"):
-        if named.pop(name, None):
-            raise UserError(f"{name} must be None with noise: completions come from the noisy policy in one turn")
-    if args.use_vllm and (named.get("peft_config") is not None or hasattr(model, "peft_config")):
-        raise UserError(
-            "use_vllm must be False with an adapter and noise: TRL sends vLLM the base merged with the adapter, or its "
-            "4-bit codes"
-        )
-    if "unsloth" in sys.modules:
-        raise UserError("unsloth must not be imported: its trainer ignores rollout_func, so there would be no noise")
-    if args.cast_lm_head_to_fp32 and wanted("lm_head.weight", args.targets):
-        raise UserError(f"cast_lm_head_to_fp32 must be False where the head has noise, got targets {args.targets!r}")
