@@ -10,7 +10,7 @@ from psn_tutorial.cli.parser import NAME, Parser
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.probes import WAYS, Sampler
-from psn_tutorial.reporting.tables import matched_table, probe_table
+from psn_tutorial.reporting.tables import matched_table, probe_table, signals_table
 from psn_tutorial.reporting.terminal import print_table
 
 USUAL = ("clean", "temperature=1.2", "mlp=0.03", "mlp=0.1", "attention=0.1")
@@ -66,6 +66,8 @@ def run(words: list[str]) -> int:
     print_table(probe_table(f"{policy} on {config.task}, untrained", probes))
     if (matched := matched_table("Noise minus another sampler of its KL", probes)).rows:
         print_table(matched)
+    if config.encoder:
+        print_table(signals_table("What the schedule realtime would read", probes))
     there = {(made.matches, setting) for made in probes for setting in match if getattr(made.sampler, setting) != 1}
     for sampler, name in [(s, name) for s in samplers if s.sigma for name in args.match]:
         if (str(sampler), MATCHES[name]) not in there:

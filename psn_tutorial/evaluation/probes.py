@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import fdtri
+from scipy.stats import rankdata
 
 from psn_tutorial.choices import CARRIERS, TARGETS
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, shown
@@ -173,6 +174,28 @@ def pass_difference(one: Probe, other: Probe, k: int) -> Interval:
     if len(a) != len(b):
         raise UserError(f"both probes must be of the same problems, got {len(a)} and {len(b)} of them")
     return _interval(float(a.mean() - b.mean()), _crossed(a, seed=1) - _crossed(b, seed=2), len(a))
+
+
+def surrogate(probe: Probe) -> Interval:
+    """How well the similarity of a problem's answers, which Variant II reads, tells how many of them are different:
+    Spearman's rank correlation over the problems, -1 where it tells exactly; the interval resamples problems.
+
+    nan where no encoder was named, or all problems have as many different answers.
+    """
+    if probe.similarity is None:
+        return Interval(float("nan"), float("nan"), float("nan"), LEVEL, len(probe.right))
+    pairs = np.array([probe.similarity, probe.distinct_answers], dtype=float)
+    ranks = rankdata(pairs[:, _resampled(pairs.shape[1])], axis=-1)
+    with np.errstate(invalid="ignore"):
+        resampled = _correlation(ranks)
+        value = float(_correlation(rankdata(pairs, axis=-1)))
+    return _interval(value, resampled, pairs.shape[1])
+
+
+def _correlation(pairs: np.ndarray) -> np.ndarray:
+    """Pearson's, of ``pairs`` [2, ..., P] over the last axis: [...]."""
+    a, b = pairs - pairs.mean(-1, keepdims=True)
+    return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
 
 
 def consistency(values: np.ndarray, level: float = LEVEL) -> Interval:

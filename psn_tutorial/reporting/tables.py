@@ -7,7 +7,7 @@ from typing import NamedTuple
 from psn_tutorial.evaluation.frontier import FrontierGap
 from psn_tutorial.evaluation.intervals import Interval, number, short
 from psn_tutorial.evaluation.metrics import Summary, compare, in_words, summarise
-from psn_tutorial.evaluation.probes import Probe, figures, pass_difference
+from psn_tutorial.evaluation.probes import Probe, figures, pass_difference, surrogate
 from psn_tutorial.evaluation.results import Evaluation
 from psn_tutorial.experiments.results import Results
 
@@ -78,6 +78,23 @@ def matched_table(title: str, probes: Sequence[Probe]) -> Table:
             differences = (_marked(pass_difference(noise, other, k)) for k in _ks(noise))
             rows.append((f"{noise.sampler} minus {other.sampler}", kls, *differences))
     return Table(title, ("", "KL", *(f"pass@{k}" for k in (_ks(probes[0]) if probes else ()))), tuple(rows), MARKS)
+
+
+def signals_table(title: str, probes: Sequence[Probe]) -> Table:
+    """What Variant II would read of each sampler's answers, and whether its similarity tells how many are different."""
+    rows = []
+    for probe in probes:
+        answers = len(probe.right[0])
+        different = sum(probe.distinct_answers) / (len(probe.right) * answers)
+        ranges = (probe.similarity or (), probe.uniform_to_policy, probe.policy_to_uniform)
+        spans = (f"{number(min(x))} to {number(max(x))}" if x else "-" for x in ranges)
+        rows.append((str(probe.sampler), *spans, number(different), surrogate(probe).brackets()))
+    columns = ("", "similarity", "certainty, KL(U || pi)", "certainty, KL(pi || U)", "different", "rank correlation")
+    note = (
+        "Similarity: over problems; certainty, nats per token: over draws; different: share of the answers to a "
+        "problem; correlation over problems of similarity and the number of different answers"
+    )
+    return Table(title, columns, tuple(rows), note)
 
 
 def _ks(probe: Probe) -> list[int]:

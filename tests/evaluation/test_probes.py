@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.probes import (
@@ -14,6 +15,7 @@ from psn_tutorial.evaluation.probes import (
     pass_difference,
     pass_values,
     read_probes,
+    surrogate,
 )
 from tests.evaluation.probes_by_hand import made
 
@@ -132,3 +134,17 @@ def test_the_record_comes_back(tmp_path):
     path.write_text("{\n")
     with pytest.raises(UserError, match="line 1"):
         read_probes(path)
+
+
+def test_the_surrogate_is_spearmans_correlation_of_similarity_and_different_answers():
+    rng = np.random.default_rng(3)
+    distinct = rng.integers(1, 9, 200)
+    similarity = 0.9 - 0.05 * distinct + rng.normal(0, 0.05, 200)
+    right = ["10"] * 200
+    found = surrogate(made(right, distinct_answers=distinct.tolist(), similarity=similarity.tolist()))
+    assert found.value == pytest.approx(spearmanr(similarity, distinct).statistic, abs=1e-12)
+    assert found.low < found.value < found.high < -0.5 and found.high - found.low < 0.2
+    exact = surrogate(made(right, distinct_answers=distinct.tolist(), similarity=(-distinct).tolist()))
+    assert (exact.value, exact.low, exact.high) == pytest.approx((-1, -1, -1))
+    assert np.isnan(surrogate(made(right)).value)
+    assert np.isnan(surrogate(made(right, similarity=similarity.tolist())).value)  # all have one answer

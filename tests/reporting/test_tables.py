@@ -9,7 +9,7 @@ from psn_tutorial.evaluation.results import ProblemResult
 from psn_tutorial.experiments.experiment import Arm, Experiment
 from psn_tutorial.experiments.results import Results
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.reporting.tables import Table, conclusions, difference_table, matched_table, tables
+from psn_tutorial.reporting.tables import Table, conclusions, difference_table, matched_table, signals_table, tables
 from psn_tutorial.reporting.terminal import print_table
 from tests.evaluation.probes_by_hand import made
 
@@ -150,3 +150,10 @@ def test_a_noise_is_compared_with_what_was_set_to_its_kl_and_with_nothing_else()
     assert row[:2] == ("mlp=0.1 minus temperature=1.5", ".250 and .260")
     assert table.columns == ("", "KL", "pass@1") and row[2].startswith(".625 [") and row[2].endswith("] +")
     assert matched_table("title", [free, noise, other]).rows == () == matched_table("title", []).rows
+
+
+def test_the_signals_of_variant_two_are_shown_with_their_ranges():
+    read = {"similarity": [0.5, 0.75], "distinct_answers": [2, 1], "uniform_to_policy": [3.0, 4.0]}
+    silent, heard = signals_table("title", [made(["10", "11"]), made(["10", "11"], **read)]).rows
+    assert silent[1] == "-" and heard[1:3] == (".500 to .750", "3.000 to 4.000") and heard[4] == ".750"
+    assert heard[5].startswith("-1.000")
