@@ -26,7 +26,7 @@ def learning_curves(runs: Runs, key: str = "reward", window: int = 1) -> Drawn:
     window: each point is the mean over the last ``window`` records; the line starts where there
         are as many, or at the last record of a shorter run.
     numbers: {arm: {"step": [...], "mean": [...], "seeds": [[...], ...]}}; the steps are those that
-    all seeds of the arm have. Raises UserError when a run holds no ``key``.
+        all seeds of the arm have. Raises UserError when a run holds no ``key``.
     """
     check_range("window", window, low=1, whole=True)
     series = _series(runs, key, window)
