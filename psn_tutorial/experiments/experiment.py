@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from psn_tutorial.config import RunConfig
-from psn_tutorial.errors import UserError, check_choice, shown
+from psn_tutorial.config import EvaluationConfig, RunConfig
+from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, shown
 from psn_tutorial.evaluation.metrics import parse_metric
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks.base import Task
@@ -36,6 +36,8 @@ class Experiment:
     reference: the arm that the others are compared with.
     metrics: what the tables show, names as in ``evaluation.metrics.METRICS``.
     frontier: (x, y): compare y at EQUAL x with the reference's path of checkpoints; (): do not.
+    margin: the smallest difference that matters, in the units of the metrics (:mod:`psn_tutorial.evaluation.verdicts`).
+    base_samples: answers per problem of the base's evaluation; None: as many as of the arms'.
 
     Raises UserError for what a RunConfig refuses, naming the arm.
     """
@@ -48,6 +50,8 @@ class Experiment:
     reference: str = "grpo"
     metrics: tuple[str, ...] = ("pass@1",)
     frontier: tuple[str, ...] = ()
+    margin: float = 0.05
+    base_samples: int | None = None
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -56,6 +60,9 @@ class Experiment:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds must be different numbers, at least one, got {self.seeds}")
         check_choice("reference", self.reference, self.arms)
+        check_positive("margin", self.margin)
+        if self.base_samples is not None:
+            check_range("base_samples", self.base_samples, low=1, whole=True)
         if len(self.frontier) not in (0, 2):
             raise UserError(f"frontier must name two metrics or none, got {self.frontier}")
         for name in self.arms:
@@ -69,6 +76,12 @@ class Experiment:
         another package, which is not imported before it is needed."""
         for metric in (*self.metrics, *self.frontier):
             _check_metric(metric, config, task)
+
+    @property
+    def measured_base(self) -> EvaluationConfig:
+        """How the base is evaluated, once for all seeds."""
+        config = self.config(self.reference, self.seeds[0]).evaluation()
+        return replace(config, seed=0, samples=self.base_samples or config.samples)
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """The settings of one run."""

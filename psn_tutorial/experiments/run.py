@@ -13,11 +13,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from psn_tutorial.config import EvaluationConfig, check_effects
+from psn_tutorial.config import RunConfig, check_effects
 from psn_tutorial.errors import UserError
-from psn_tutorial.experiments.experiment import Experiment, experiments_to_json
+from psn_tutorial.experiments.experiment import Experiment, experiments_from_json, experiments_to_json
 from psn_tutorial.experiments.presets import preset
 from psn_tutorial.experiments.results import FILE, Comparison, read_comparison
 from psn_tutorial.jobs.evaluating import evaluate_policy, open_or_create
@@ -71,7 +70,7 @@ def _run_all(
     with Stop() as stop:
         for name, experiment in experiments.items():
             with stop.at_once():
-                _measure_base(out / name / "base", experiment, command, show)
+                measure_base(out / name / "base", experiment, command, show)
         runs = [
             (out / name / arm / f"seed-{seed}", experiment.config(arm, seed))
             for name, experiment in experiments.items()
@@ -81,7 +80,7 @@ def _run_all(
         for number, (folder, config) in enumerate(runs, start=1):
             label = f"{' '.join(folder.parts[-3:])} [{number}/{len(runs)}]"
             started = time.perf_counter()
-            done = _train(folder, config, command, stop, label, show)
+            done = train_run(folder, config, command, stop, label, show)
             seconds = f"{time.perf_counter() - started:.0f} s" if done else "finished before"
             if progress is not False:
                 print(f"{label}: {seconds}", file=sys.stderr, flush=True)
@@ -100,7 +99,7 @@ def _claim(out: Path, experiments: Mapping[str, Experiment]) -> bool:
     """Make the folder, or check that it holds the same experiments; tells whether it is made now."""
     content = experiments_to_json(experiments)
     if (out / FILE).is_file():
-        if read_json(out / FILE) != content:
+        if experiments_from_json(read_json(out / FILE), str(out / FILE)) != dict(experiments):
             raise UserError(
                 f"{out} holds another comparison; choose another folder, or continue that one with --resume {out}"
             )
@@ -124,14 +123,19 @@ def _unclaim(out: Path, stood: bool) -> None:
         folder.rmdir()
 
 
-def _measure_base(folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool) -> None:
+def measure_base(folder: Path, experiment: Experiment, command: Sequence[str] | None, show: bool) -> None:
+    """Evaluate the policy that all arms start from into ``folder``, unless that holds it already."""
     config = experiment.config(experiment.reference, experiment.seeds[0])
-    measured = EvaluationConfig(**{**vars(config.evaluation()), "seed": 0})
-    evaluate_policy(folder, config, measured, command, show)
+    evaluate_policy(folder, config, experiment.measured_base, command, show)
 
 
-def _train(folder: Path, config: Any, command: Sequence[str] | None, stop: Any, label: str, show: bool) -> bool:
-    """Train what is left of one run; False when it was finished before."""
+def train_run(
+    folder: Path, config: RunConfig, command: Sequence[str] | None, stop: Stop, label: str = "", show: bool = False
+) -> bool:
+    """Train what is left of the run in ``folder``; False when it was finished before.
+
+    Raises Interrupted, with everything saved, when ``stop`` was asked for; UserError for another run in ``folder``.
+    """
     stop.check()
     job, begun = TrainingJob(config), (folder / "config.json").is_file()
     run = open_or_create(folder, job.settings, command, source_of_base(base_of(config)))
