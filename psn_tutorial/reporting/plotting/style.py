@@ -16,16 +16,33 @@ Drawn = tuple[Figure, dict[str, Any]]
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 
-# The first pattern found in the arm's name, whatever its capitals, gives its colour.
-ARM_COLOURS = (
-    (r"no tis|no correction", PURPLE),
-    (r"pass@k", GREEN),
-    (r"psn|noise", VERMILION),
-    (r"base", GREY),
-    (r"hot|temperature|\bt ?=", ORANGE),
-    (r"grpo", BLUE),
-)
+# The arms of this method: one name and one colour each, in every figure. A label may say more than the name
+# ("GRPO, sampled at T = 2"); the first pattern found in it, whatever its capitals, says which arm it is.
+ARMS = {
+    "base": GREY,
+    "GRPO": BLUE,
+    "GRPO, sampled hotter": ORANGE,
+    "GRPO on pass@k": BLACK,
+    "PSN-GRPO": VERMILION,  # with token-level TIS, the paper's recipe
+    "PSN-GRPO without TIS": PURPLE,
+    "PSN-GRPO, sequence TIS": GREEN,
+    "PSN-GRPO, sigma in real time": SKY,
+}
+ARM_PATTERNS = {
+    r"(no|none|without)[ -]tis|no correction": "PSN-GRPO without TIS",
+    r"sequence[ -]tis": "PSN-GRPO, sequence TIS",
+    r"real[ -]?time": "PSN-GRPO, sigma in real time",
+    r"on pass@k|pass@k training": "GRPO on pass@k",
+    r"psn|noise": "PSN-GRPO",
+    r"\bbase\b": "base",
+    r"hot|temperature|\bt ?=": "GRPO, sampled hotter",
+    r"grpo": "GRPO",
+}
 SPARE_COLOURS = (GREEN, SKY, PURPLE, BLACK, ORANGE, VERMILION, BLUE, GREY)
+
+# What is no arm (signs, ranks, encoders, parts of a sum) has colours of its own: ColorBrewer's BrBG and PuOr.
+TEAL, BROWN, INDIGO, SAND, AQUA, LILAC = "#01665E", "#8C510A", "#542788", "#DFA64B", "#5AB4AC", "#998EC3"
+SERIES = (TEAL, BROWN, INDIGO, SAND, AQUA, LILAC)
 
 STYLE = {
     "font.size": 11,
@@ -38,7 +55,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, VERMILION, GREEN, PURPLE, SKY, BLACK]),
+    "axes.prop_cycle": matplotlib.cycler(color=SERIES),
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.7,
     "xtick.color": "#555555",
@@ -55,17 +72,26 @@ SIZE = (8.0, 5.0)  # inches
 plt.switch_backend(matplotlib.get_backend())
 
 
-def arm_colours(arms: Iterable[str]) -> dict[str, str]:
-    """One colour per arm: its own by name (ARM_COLOURS), else the next one that is free.
+def arm_of(label: str) -> str | None:
+    """The arm that a label names, one of ARMS; None where it names none.
 
-    Of several arms that fit one rule ("psn .1", "psn .2") the first keeps the colour. From the
-    ninth arm on colours repeat.
+    >>> arm_of("GRPO, sampled at T = 2"), arm_of("PSN, none TIS"), arm_of("rank 16")
+    ('GRPO, sampled hotter', 'PSN-GRPO without TIS', None)
+    """
+    return next((arm for part, arm in ARM_PATTERNS.items() if re.search(part, label, re.IGNORECASE)), None)
+
+
+def arm_colours(arms: Iterable[str]) -> dict[str, str]:
+    """One colour per arm: its own (ARMS), else the next one that is free.
+
+    Of several labels of one arm ("psn .1", "psn .2") the first keeps the colour. From the
+    ninth label on colours repeat.
     """
     arms, colours = list(arms), {}
-    for arm in arms:
-        own = next((c for part, c in ARM_COLOURS if re.search(part, arm, re.IGNORECASE)), None)
+    for label in arms:
+        own = ARMS.get(arm_of(label) or "")
         if own and own not in colours.values():
-            colours[arm] = own
+            colours[label] = own
     spare = [colour for colour in SPARE_COLOURS if colour not in colours.values()]
     others = [arm for arm in arms if arm not in colours]
     for i, arm in enumerate(others):
