@@ -54,13 +54,14 @@ class TrainConfig(ScheduleConfig):
     targets: str = option("mlp", "mlp, attention, embeddings, head, norms, all, or a regular expression")
     layers: str = option("all", "in which layers: all, a third (first, middle, last), or numbers from 0 such as 4-7")
     relative: bool = option(False, "sigma is a multiple of each tensor's RMS")
-    draws: int = option(1, "noise draws per step; 1 is the released code")
+    draws: int = option(1, "draws of the noise, or of the words before the prompt, per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
     antithetic: bool = option(False, "draws come in pairs, eps and -eps")
     carrier: str = option(
         "auto", "how the noise is applied; auto: beside weights that do not learn, else in them", CARRIERS
     )
     noise_rank: int = option(16, "rank of the noise of the carrier lowrank")
+    prefix_words: int = option(0, "noise in the prompt: sample behind so many random words (LoPE), for language tasks")
     # What the real-time schedule looks at
     probes: str = option("reuse", "realtime: the step's rollouts, or two more per prompt", PROBES)
     encoder: str = option("bag-of-words", "realtime: sentence encoder, a name, a folder or a model of the hub")
@@ -105,6 +106,7 @@ class TrainConfig(ScheduleConfig):
         for name in ("steps", "prompts", "draws", "noise_rank", "updates", "micro_batch", "save_every"):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_range("noise_rank", self.noise_rank, high=LARGEST_RANK, whole=True)
+        check_range("prefix_words", self.prefix_words, low=0, whole=True)
         check_seed(self.seed)
         check_layers(self.layers)
         check_range("group", self.group, low=2, whole=True)
@@ -130,6 +132,14 @@ class TrainConfig(ScheduleConfig):
             raise UserError(f"draws must divide the {rows} {what} of a step, got {self.draws}")
         if self.antithetic and self.draws % 2:
             raise UserError(f"draws must be even when antithetic, got {self.draws}")
+        if self.prefix_words and self.spread == "pooled" and self.group % self.draws:
+            raise UserError(
+                f"draws must divide group {self.group} with prefix_words and spread 'pooled', got {self.draws}"
+            )
+        if self.prefix_words and self.mixture:
+            raise UserError(
+                "mixture must be False with prefix_words: the log-probs behind the prefixes of other draws are not read"
+            )
         if self.mixture and (self.spread != "pooled" or self.group % self.draws):
             raise UserError(
                 f"mixture weights need spread 'pooled' and draws that divide group {self.group}, "
@@ -145,6 +155,11 @@ class TrainConfig(ScheduleConfig):
     def hot(self) -> bool:
         """Are rollouts sampled at another temperature than the policy's?"""
         return self.sampling_temperature not in (None, self.temperature)
+
+    @property
+    def explores(self) -> bool:
+        """Are rollouts sampled from another distribution than the policy's, by noise of any kind?"""
+        return self.noisy or self.hot or self.prefix_words > 0
 
     @property
     def loss_settings(self) -> dict[str, Any]:
@@ -309,8 +324,8 @@ def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
     realtime = tuple(f"realtime_{name}" for name in ("target", "mix", "factor"))
     other = f"with the schedule {schedule}"
     return [
+        (config.noisy or config.prefix_words > 0, "without noise (sigma 0)", ("draws", "spread")),
         (config.noisy, "without noise (sigma 0)", noise),
-        (config.noisy, "without noise (sigma 0)", ("draws", "spread")),
         (config.draws > 1, "with one draw", ("spread", "mixture")),
         (low_rank, "unless the carrier is lowrank", ("noise_rank",)),
         (own or schedule == "annealed", other, ("sigma_end", "sigma_steps", "sigma_shape")),
@@ -318,7 +333,7 @@ def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
         (own or schedule == "realtime", other, (*realtime, "similarity_scale")),
         (schedule == "realtime", other, ("probes", "encoder", "certainty")),
         (own or schedule in ("kl_target", "realtime"), other, ("sigma_low", "sigma_high")),
-        (config.noisy or config.hot, "where the policy itself is sampled", ("correction", "correction_mode", "cap")),
+        (config.explores, "where the policy itself is sampled", ("correction", "correction_mode", "cap")),
         (config.correction != "none", "with the correction none", ("correction_mode",)),
         (config.steps > 1, "in a run of one step", ("gate",)),
         (config.advantage == "pass_at_k", f"with the advantage {config.advantage}", ("pass_k",)),

@@ -27,6 +27,7 @@ from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.policy import Policy, asked, encode
 from psn_tutorial.models.qlora import holding, learned_weights, restore_weights
 from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.prefixes import sample_behind_prefixes
 from psn_tutorial.rollout import Reading, Rollouts, completion_logps, read_completions, responses, sample, spread_draws
 from psn_tutorial.runs.checkpoints import Checkpoint
 from psn_tutorial.runs.folder import RunFolder
@@ -86,6 +87,11 @@ class Trainer:
     ):
         if not problems:
             raise UserError("problems must hold at least one problem, got none")
+        if config.prefix_words and task.words:
+            raise UserError(
+                f"prefix_words must be 0 for the task {task.name}, whose tokenizer knows its own words alone, "
+                f"got {config.prefix_words}"
+            )
         self.config, self.policy, self.task, self.problems, self.run = config, policy, task, problems, run
         self.model, self.tokenizer = policy
         self.step_number = 0
@@ -180,16 +186,14 @@ class Trainer:
         config = self.config
         group = probes or config.group
         draws = spread_draws(config.prompts, group, 1 if probes else config.draws, config.spread)
-        return sample(
-            self.policy,
-            encode(self.tokenizer, asked(self.tokenizer, self.task, problems)),
-            group,
-            self.max_tokens,
-            stream(config.seed, "probes" if probes else "sampling", self.step_number),
-            config.sampling_temperature or config.temperature,
-            self.noise,
-            draws + self.step_number * config.draws,
-        )
+        draws = draws + self.step_number * config.draws
+        generator = stream(config.seed, "probes" if probes else "sampling", self.step_number)
+        temperature = config.sampling_temperature or config.temperature
+        if config.prefix_words:
+            how = (config.seed, config.prefix_words, draws, self.max_tokens, generator, temperature, self.noise)
+            return sample_behind_prefixes(self.policy, self.task, problems, *how)
+        prompts = encode(self.tokenizer, asked(self.tokenizer, self.task, problems))
+        return sample(self.policy, prompts, group, self.max_tokens, generator, temperature, self.noise, draws)
 
     # From rollouts to advantages
 
@@ -315,7 +319,8 @@ class Trainer:
 
     def off_policy(self, rollouts: Rollouts) -> bool:
         """Did another distribution than the policy's generate the rollouts?"""
-        return rollouts.receipt is not None or rollouts.temperature != self.config.temperature
+        hot = rollouts.temperature != self.config.temperature
+        return rollouts.receipt is not None or hot or self.config.prefix_words > 0
 
     def reference_logps(self, rollouts: Rollouts, rows: Tensor) -> Tensor | None:
         """Log-probs [b, T] under the policy that the run started from, when a KL to it is asked for."""

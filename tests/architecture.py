@@ -41,6 +41,7 @@ BOXES = {
     "jobs": ("training, pre-training and evaluating; they stop and resume", 350, 970),
     "trainer": ("calls the steps above in order", 30, 330),
     "evaluation": ("pass@k, coverage, intervals, comparison at equal pass@1", 470, 970),
+    "prefixes": ("random words before the prompt (LoPE)", 190, 450),
     "rollout": ("completions and their log-probs", 190, 450),
     "carriers": ("noise in or beside the weights", 170, 440),
     "config": ("all settings of a run", 460, 670),

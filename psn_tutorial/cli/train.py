@@ -16,7 +16,7 @@ HEADINGS = {
     "the task": ("task", "difficulty", "base", "train_file", "seed"),
     "the model": ("lora_rank", "lora_alpha", "four_bit", "compute", "device"),
     "the batch": ("steps", "prompts", "group", "temperature", "updates", "micro_batch", "recompute"),
-    "exploration: parameter-space or action-space noise": (
+    "exploration: parameter-space, action-space or prompt-space noise": (
         "sigma",
         "targets",
         "layers",
@@ -27,6 +27,7 @@ HEADINGS = {
         "carrier",
         "noise_rank",
         "sampling_temperature",
+        "prefix_words",
     ),
     "how sigma moves": (
         "schedule",
@@ -157,4 +158,6 @@ def _folder_name(config: RunConfig) -> str:
     kind = f"psn{config.sigma or config.sigma_end:g}" if config.noisy else "grpo"
     if config.hot:
         kind += f"-hot{config.sampling_temperature:g}"
+    if config.prefix_words:
+        kind += f"-prefix{config.prefix_words}"
     return f"runs/{folder_part(config.task)}-{kind}-seed{config.seed}"

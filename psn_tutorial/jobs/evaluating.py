@@ -69,11 +69,12 @@ def evaluate_policy(
     return EvaluationRecord.read(path)
 
 
-def check_policy(policy: Policy, task: Task, problems: Sequence[Any]) -> None:
+def check_policy(policy: Policy, task: Task, problems: Sequence[Any], before: str = "") -> None:
     """Raise UserError, before anything is written, when a policy cannot read the task's words, its conversation or its
-    longest problem, or nothing can judge it."""
+    longest problem, ``before`` which something may stand, or nothing can judge it."""
     check_words(policy.tokenizer, task)
-    lengths = [len(row) for row in prompt_ids(policy.tokenizer, asked(policy.tokenizer, task, problems))]
+    texts = asked(policy.tokenizer, task, problems, [before] * len(problems))
+    lengths = [len(row) for row in prompt_ids(policy.tokenizer, texts)]
     room = decoder_of(policy.model).config.max_position_embeddings
     if max(lengths) >= room:
         raise UserError(

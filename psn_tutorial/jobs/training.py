@@ -20,6 +20,7 @@ from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, source
 from psn_tutorial.jobs.problems import check_apart, held_out_problems, training_problems
 from psn_tutorial.jobs.records import settings_of
 from psn_tutorial.jobs.transcribing import transcribe
+from psn_tutorial.prefixes import prefix
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.runs.transcripts import Transcript, read_transcripts, write_transcripts
 from psn_tutorial.settings import to_mapping
@@ -44,7 +45,8 @@ class TrainingJob:
             check_range("transcripts", config.transcripts, high=len(self.held_out), whole=True)
         check_apart(self.task, problems, self.held_out, config)
         self.policy = starting_policy(config)
-        check_policy(self.policy, self.task, problems)
+        before = "" if self.task.words else prefix(config.seed, 0, config.prefix_words)  # else refused by the trainer
+        check_policy(self.policy, self.task, problems, before)
         self.base_sha256 = fingerprint(self.policy.model)
         self.trainer = Trainer(config, self.policy, self.task, problems)
         self.record = EvaluationRecord(config.task, config.samples, config.temperature, config.seed)

@@ -32,21 +32,31 @@ class Prompts(NamedTuple):
     mask: Tensor
 
 
-def asked(tokenizer: PreTrainedTokenizerBase, task: Task[Any], problems: Sequence[Any]) -> list[str]:
+def asked(
+    tokenizer: PreTrainedTokenizerBase, task: Task[Any], problems: Sequence[Any], before: Sequence[str] | None = None
+) -> list[str]:
     """What the model reads of each problem: its conversation in the words of the tokenizer's own chat template, up to
     where the assistant begins; the prompt as it is where the task has no conversation. Models that can think aloud are
     told not to.
 
+    before: of each problem, what is to stand before its prompt, or before the first message of its conversation, with
+        an empty line between; "" for nothing.
+
     Raises:
-        UserError: there is a conversation and no chat template, or the template fails.
+        UserError: there is a conversation and no chat template, or the template fails; the task's own methods fail.
     """
-    return [_conversation(tokenizer, task, problem) or task.prompt(problem) for problem in problems]
+    starts = before or [""] * len(problems)
+    return [_asked(tokenizer, task, problem, start) for problem, start in zip(problems, starts, strict=True)]
 
 
-def _conversation(tokenizer: PreTrainedTokenizerBase, task: Task[Any], problem: Any) -> str:
+def _asked(tokenizer: PreTrainedTokenizerBase, task: Task[Any], problem: Any, before: str) -> str:
+    gap = "\n\n" if before else ""
     messages = task.messages(problem)
     if messages is None:
-        return ""
+        return before + gap + task.prompt(problem)
+    if before:
+        first, *others = messages
+        messages = [{**first, "content": before + gap + first["content"]}, *others]
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             f"the tokenizer must have a chat template, for the task {task.name} is a conversation, got none"

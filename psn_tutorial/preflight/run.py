@@ -17,6 +17,7 @@ from psn_tutorial.jobs.training import TrainingJob
 from psn_tutorial.models.decoder import decoder_of
 from psn_tutorial.models.policy import asked, encode, end_tokens, prompt_ids
 from psn_tutorial.noise import stream
+from psn_tutorial.prefixes import prefix
 from psn_tutorial.preflight.budget import CARDS, GIB, Load, Shape, fastest_step, memory
 from psn_tutorial.preflight.findings import Finding
 from psn_tutorial.rollout import read_completions, sample, token_logps
@@ -123,7 +124,7 @@ def _contrast(record: dict[str, Any]) -> Finding:
 
 def _noise(record: dict[str, Any], config: RunConfig, missed: list[str]) -> list[Finding]:
     """missed: the parameters that were asked for and get no noise."""
-    if not (config.noisy or config.hot):
+    if not config.explores:
         return []
     value = f"KL {record['kl_k3']:.2g} nats per token, ESS {record['ess']:.2f}, largest ratio {record['max_ratio']:.1f}"
     if config.noisy:
@@ -142,7 +143,8 @@ def _noise(record: dict[str, Any], config: RunConfig, missed: list[str]) -> list
 
 
 def _load(config: RunConfig, trainer: Trainer) -> Load:
-    prompts = prompt_ids(trainer.tokenizer, asked(trainer.tokenizer, trainer.task, trainer.problems[:100]))
+    some, before = trainer.problems[:100], prefix(config.seed, 0, config.prefix_words)
+    prompts = prompt_ids(trainer.tokenizer, asked(trainer.tokenizer, trainer.task, some, [before] * len(some)))
     rollouts = config.prompts * config.group
     return Load(
         rollouts,
