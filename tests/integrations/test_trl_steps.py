@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from datasets import Dataset  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
+from psn_tutorial.carriers import carried  # noqa: E402
 from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.integrations.trl import PSNGRPOTrainer  # noqa: E402
+from psn_tutorial.integrations.trl import trainer as module  # noqa: E402
 from psn_tutorial.schedulers import make_scheduler  # noqa: E402
 from psn_tutorial.signals import semantic_similarity, token_certainty  # noqa: E402
 from tests.integrations.trainers import (  # noqa: E402
@@ -130,6 +133,28 @@ def test_evaluations_are_those_of_the_clean_policy(make, language_model):
         results.append((answers, found["eval_reward"], found["eval_loss"], found["eval_entropy"]))
         assert not any("psn" in name for name in found)
     assert results[0] == results[1] and len(results[0][0]) == 32
+
+
+def test_evaluations_on_the_way_are_clean_and_the_training_goes_on_with_noise(make, monkeypatch):
+    active, rolled = [], []
+
+    @contextmanager
+    def watched(*given):
+        active.append(given)
+        with carried(*given) as receipt:
+            yield receipt
+        active.pop()
+
+    monkeypatch.setattr(module, "carried", watched)
+    named = {"eval_dataset": Dataset.from_dict({"prompt": PROMPTS[:2]})}
+    trainer = make(named=named, sigma=0.5, eval_strategy="steps", eval_steps=1)
+    generate = trainer.model.generate
+    monkeypatch.setattr(
+        trainer.model, "generate", lambda **s: rolled.append((trainer.model.training, len(active))) or generate(**s)
+    )
+    trainer.train()
+    assert rolled == [(True, 1), (False, 0), (True, 1), (False, 0)]
+    assert [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
 
 
 def test_saved_weights_have_no_noise(make, language_model):

@@ -73,3 +73,15 @@ def test_vllm_samples_from_noisy_weights_and_evaluates_clean_ones(make, monkeypa
 
     trainer.evaluate()
     assert all(same(engine.loaded[place], clean) for *_, place in engine.asked[draws:]) and len(engine.asked) > draws
+
+
+def test_separate_probes_come_from_vllm_with_one_draw_and_the_policy_after_the_update(make, monkeypatch):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", Engine)
+    settings = {"use_vllm": True, "vllm_mode": "server", "sigma": 0.3, "draws": 2, "max_steps": 1}
+    trainer = make(schedule="realtime", probes="separate", **settings)
+    engine = trainer.vllm_generation
+    trainer.train()
+    assert [(rows, group) for rows, group, _ in engine.asked] == [(4, 1), (4, 1), (4, 2)]
+    with perturbed(trainer.model, NoiseConfig(0.3, seed=trainer.args.seed), 0):
+        assert same(engine.loaded[engine.asked[-1][2]], weights(trainer))
+    assert logged(trainer, "self_certainty")[0] > 0
