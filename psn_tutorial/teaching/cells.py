@@ -4,9 +4,7 @@
 ✓ two is even
 """
 
-import html
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,6 +16,7 @@ from transformers.utils import logging
 from psn_tutorial.jobs.malloc import keep_freed_memory
 from psn_tutorial.reporting.plotting import STYLE, digest
 from psn_tutorial.reporting.plotting.legends import legend_of
+from psn_tutorial.teaching.folded import Folded
 
 
 def start() -> None:
@@ -31,25 +30,6 @@ def start() -> None:
     keep_freed_memory()
     logging.disable_progress_bar()
     plt.rcParams.update(STYLE)
-
-
-@dataclass(frozen=True)
-class Folded:
-    """A text under a title: a click unfolds it in a notebook, in a terminal it is the text alone."""
-
-    title: str
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return (
-            f"<details><summary>{html.escape(self.title)}</summary>"
-            f'<pre style="overflow-x: auto">{html.escape(self.text)}</pre></details>'
-        )
 
 
 def show(figure: Figure, numbers: Mapping[str, Any], digits: int = 3, columns: int = 10) -> None:

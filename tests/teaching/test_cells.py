@@ -11,7 +11,8 @@ import torch
 from nbclient import NotebookClient
 
 from psn_tutorial.reporting.plotting import VERMILION
-from psn_tutorial.teaching.cells import Folded, confirm, start
+from psn_tutorial.teaching.cells import confirm, start
+from psn_tutorial.teaching.folded import Folded
 
 EVIL = "<script>alert(1)</script>"
 FIGURE = """
@@ -55,6 +56,8 @@ def test_a_fold_is_closed_and_its_text_is_text():
     html = Folded(f"Why {EVIL}", EVIL)._repr_html_()
     assert EVIL not in html and html.count("&lt;script&gt;") == 2 and "<details>" in html and "open" not in html
     assert str(Folded("Why", EVIL)) == EVIL
+    wrapped = Folded("Why", EVIL, wrap=True)._repr_html_()
+    assert EVIL not in wrapped and "<pre" in html and "<pre" not in wrapped
 
 
 def test_a_claim_is_told_and_a_false_one_raised(capsys):

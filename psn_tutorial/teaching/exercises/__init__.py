@@ -15,9 +15,20 @@ from typing import Any
 
 from psn_tutorial.errors import check_choice
 from psn_tutorial.teaching.exercises import counting, grpo, noise, weights
+from psn_tutorial.teaching.exercises.card import Card
 from psn_tutorial.teaching.exercises.grading import Exercise, Grade, grade
 
 EXERCISES: dict[str, Exercise] = counting.EXERCISES | grpo.EXERCISES | weights.EXERCISES | noise.EXERCISES
+
+
+def exercise(name: str) -> Card:
+    """An exercise for the last line of a cell: what to write, with hints and a solution folded away.
+
+    The next cell holds the stub, as ``print(exercise(name).stub)`` gives it, and hands it to :func:`check`.
+    Raises UserError: there is no such exercise.
+    """
+    check_choice("name", name, EXERCISES)
+    return Card(name, EXERCISES[name])
 
 
 def check(name: str, function: Callable[..., Any]) -> Grade:
