@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 # A process per core, each with one thread; the tests of a file, and the cells of a notebook, stay in one process.
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test lint lab notebooks bench clean
+.PHONY: help demo test lint lab docs notebooks bench clean
 
 help:            ## say what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -e 's/:.*## */\t/' | expand -t 12
@@ -44,6 +44,9 @@ lint: $(VENV)/.full     ## ruff, over code and notebooks; which package may impo
 
 lab: $(VENV)/.full     ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+docs: $(VENV)/.full     ## build the documentation site, build/site/html/index.html; runs no notebook, needs no network
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python docs/build.py
 
 notebooks: $(VENV)/.full     ## run every notebook anew; store what it shows, and what it took
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.notebooks.execute $(ARGS)
@@ -75,5 +78,5 @@ $(VENV)/.core: pyproject.toml requirements.lock | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.full: $(VENV)/.core
-	$(INSTALL) --quiet --editable '.[notebooks,test]'
+	$(INSTALL) --quiet --editable '.[docs,notebooks,test]'
 	@touch $@

@@ -1,7 +1,8 @@
 """From the paper to the code: every step and identity of the method, its function, its test, its notebook cell.
 
-The index is data. Notebook 10 prints it as tables with links; tests/notebooks/test_index.py holds it to the code in
-both directions: what an entry names exists, and what the library offers of the method has an entry.
+The index is data. docs/tables.py writes it into the pages of docs/ as tables with links; tests/notebooks/test_index.py
+holds it to the code in both directions: what an entry names exists, and what the library offers of the method has an
+entry.
 
 Sources: "paper" is arXiv 2602.02555, "released" is github.com/baibizhe/psn_rlvr at commit 6a27058 (read, not run).
 """
@@ -26,7 +27,7 @@ class Entry:
         source: where it comes from.
         function: "module:name", inside psn_tutorial; a method as "module:Class.name".
         test: "file.py::test", inside tests.
-        notebook: its number; one of its cells names the function.
+        notebook: its number; one of its cells names the function. "" where the pages of docs/ explain it.
         released: what the authors' released code does instead, or "".
     """
 
@@ -55,6 +56,8 @@ class Entry:
     @property
     def notebook_file(self) -> Path | None:
         """The notebook, from the repository's root; None when there is none of that number."""
+        if not self.notebook:
+            return None
         return next((p.relative_to(ROOT) for p in sorted(ROOT.glob(f"notebooks/{self.notebook}_*.ipynb"))), None)
 
     def load(self) -> Any:
@@ -82,12 +85,12 @@ METHOD = _entries(
     ("Which weights: the feed-forward ones in the paper", r"\varepsilon_i = 0 \text{ outside the targets}",
      "paper, injection sites", "noise:NoiseConfig", "test_noise.py::test_roles_are_those_of_the_modules", "04"),
     ("A draw is a function of seed, number and name", r"\varepsilon = g(\text{seed}, \text{draw}, \text{name})",
-     "ours", "noise:gaussian", "test_noise.py::test_draws_are_functions_of_seed_draw_and_name", "10"),
+     "ours", "noise:gaussian", "test_noise.py::test_draws_are_functions_of_seed_draw_and_name", ""),
     ("Every other random choice is a function of seed, purpose and step", r"u = g(\text{seed}, \text{purpose}, k)",
      "ours", "noise:stream", "test_rollout.py::test_random_streams_differ_by_purpose_and_step", "03"),
     ("What the noise really did, after the cast to the weights' type",
      r"\hat\sigma = \mathrm{rms}(\tilde\theta - \theta)", "ours", "noise:NoiseReceipt",
-     "test_noise.py::test_the_receipt_measures_what_was_done", "10"),
+     "test_noise.py::test_the_receipt_measures_what_was_done", ""),
     ("How far the sampler is from the policy, so that explorers are compared at one distance",
      r"\mathrm{KL}(\mu \parallel \pi) \text{ per token}", "ours", "evaluation.calibrate:sampler_kl",
      "evaluation/test_calibrate.py::test_it_is_the_kl_of_the_samplers_own_trajectories", "04"),
@@ -128,7 +131,7 @@ METHOD = _entries(
      r"-\tfrac1B \sum_b \tfrac1{|o_b|} \sum_t w_t \min(r_t A, \mathrm{clip}(r_t) A)", "paper, TIS; GRPO",
      "losses:policy_loss", "test_trainer.py::test_the_gradient_of_one_update_is_the_formula", "02"),
     ("What the loss is divided by: rollouts, tokens, or the longest answer", "", "GRPO; DAPO; Dr. GRPO",
-     "losses:loss_normaliser", "test_losses.py::test_normalisers_by_hand", "10"),
+     "losses:loss_normaliser", "test_losses.py::test_normalisers_by_hand", ""),
     ("KL to the base policy, by k3", r"\rho - 1 - \log \rho,\ \rho = \pi_\text{ref} / \pi_\theta", "GRPO, equation 4",
      "losses:kl_k3", "test_losses.py::test_k3_is_unbiased_for_kl_of_the_policy_to_the_reference", "03"),
     ("The whole step; the update goes to the clean weights", r"\theta \leftarrow \theta - \eta \nabla_\theta L",
@@ -164,7 +167,7 @@ METHOD = _entries(
      "evaluation/test_estimators.py::test_pass_at_k_is_the_mean_over_all_subsets",
      "01"),
     ("The same over problems, with its interval", "", "bootstrap", "evaluation.estimators:pass_at_k_interval",
-     "evaluation/test_estimators.py::test_pass_at_16_covers_a_beta_binomial_population", "10"),
+     "evaluation/test_estimators.py::test_pass_at_16_covers_a_beta_binomial_population", ""),
     ("How many of all solutions the samples find", "", "ours", "evaluation.estimators:coverage",
      "evaluation/test_estimators.py::test_coverage_is_the_mean_over_all_subsets", "01"),
     ("Several metrics of an arm at once, with intervals", "", "ours", "evaluation.metrics:summarise",
@@ -226,24 +229,24 @@ DIVERGENCES = _entries(
      "test_noise.py::test_noise_changes_its_targets_and_nothing_else_and_goes_away_bitwise", "03",
      "The filter is commented out where the noise is applied: every tensor is disturbed, norms and embeddings too"),
     ("Every evaluation sees the clean weights", "", "ray_trainer.py", "evaluation.sampling:evaluate",
-     "test_divergences.py::test_evaluations_during_training_see_the_clean_weights", "10",
+     "test_divergences.py::test_evaluations_during_training_see_the_clean_weights", "",
      "Validation during training runs on noisy weights: the switch to clean ones needs a flag off that is always on"),
     ("A seed is a hash of (seed, draw, name)", "", "vllm_rollout.py", "noise:gaussian",
-     "test_divergences.py::test_seeds_of_draws_practically_never_recur", "10",
+     "test_divergences.py::test_seeds_of_draws_practically_never_recur", "",
      "step ^ adler32(name), which comes back to the same seeds"),
     ("Every rank draws the same noise", "", "vllm_rollout.py", "noise:gaussian",
-     "test_divergences.py::test_every_rank_draws_the_same_noise", "10",
+     "test_divergences.py::test_every_rank_draws_the_same_noise", "",
      "No seed by default: each rollout replica draws its own"),
     ("As many draws as asked for, also inside a group", "", "vllm_rollout.py", "rollout:spread_draws",
      "test_rollout.py::test_draws_are_spread_evenly", "03", "One draw for all rollouts of a step"),
     ("The number of updates per batch is a setting, 1 by default", "", "launcher", "config:TrainConfig",
-     "test_divergences.py::test_the_number_of_updates_is_a_setting_and_one_by_default", "10",
+     "test_divergences.py::test_the_number_of_updates_is_a_setting_and_one_by_default", "",
      "A mini-batch size written into the code: many updates of each batch, and the policy drifts on top of the noise"),
     ("Variant I costs no forward pass", "", "ray_trainer.py", "schedulers:KLTargetSigma",
      "test_divergences.py::test_the_kl_target_costs_no_forward_pass", "03",
      "The same: it reads the two log-probabilities that the weights need anyway"),
     ("Realised sigma and unchanged share are measured and logged", "", "its floor of sigma", "noise:NoiseReceipt",
-     "test_noise.py::test_bf16_swallows_small_noise", "10",
+     "test_noise.py::test_bf16_swallows_small_noise", "",
      "Nothing says how much of the noise the rounding to bf16 swallows"),
 )
 
@@ -256,28 +259,28 @@ def _threads(*paths: str) -> str:
 # What users of such software ask; the source is the thread, the test settles it.
 QUESTIONS = _entries(
     ("Why is my loss 0?", "", _threads("huggingface/open-r1/issues/239", "huggingface/trl/issues/3452"),
-     "losses:policy_loss", "test_losses.py::test_one_on_policy_update_follows_the_exact_policy_gradient", "10"),
+     "losses:policy_loss", "test_losses.py::test_one_on_policy_update_follows_the_exact_policy_gradient", ""),
     ("The rewards vary, and nothing is learned. Why?", "",
      _threads("huggingface/trl/issues/3857", "Goekdeniz-Guelmez/mlx-lm-lora/issues/55"),
-     "advantages:group_advantages", "test_advantages.py::test_no_contrast_is_exactly_zero", "10"),
+     "advantages:group_advantages", "test_advantages.py::test_no_contrast_is_exactly_zero", ""),
     ("Why are my ratios not 1 on policy?", "", _threads("huggingface/trl/issues/4159"),
-     "importance:importance_weights", "test_rollout.py::test_logps_are_those_of_the_policy_that_sampled", "10"),
+     "importance:importance_weights", "test_rollout.py::test_logps_are_those_of_the_policy_that_sampled", ""),
     ("May I sample with top-p?", "", _threads("huggingface/trl/issues/6789"), "rollout:sample",
-     "test_rollout.py::test_choose_samples_the_softmax_at_its_temperature", "10"),
+     "test_rollout.py::test_choose_samples_the_softmax_at_its_temperature", ""),
     ("How do I see what the cap hides?", "", _threads("huggingface/trl/issues/5231"), "importance:ImportanceWeights",
-     "test_importance.py::test_population_ess_is_one_over_one_plus_chi_square", "10"),
+     "test_importance.py::test_population_ess_is_one_over_one_plus_chi_square", ""),
     ("I set a seed. Is everything seeded?", "", _threads("huggingface/trl/issues/6688"), "noise:gaussian",
-     "test_divergences.py::test_every_rank_draws_the_same_noise", "10"),
+     "test_divergences.py::test_every_rank_draws_the_same_noise", ""),
     ("Every reward is 0. Is it the model or the verifier?", "",
      _threads("verl-project/verl/pull/5635", "verl-project/verl/pull/5839"), "tasks.math:verify_math",
-     "tasks/test_verifier.py::test_threads_get_their_own_verdicts", "10"),
+     "tasks/test_verifier.py::test_threads_get_their_own_verdicts", ""),
     ("My accuracy differs from the reported one. Is that a difference?", "", _threads("lsdefine/simple_GRPO/issues/40"),
      "evaluation.estimators:pass_at_k_interval",
-     "evaluation/test_estimators.py::test_pass_at_16_covers_a_beta_binomial_population", "10"),
+     "evaluation/test_estimators.py::test_pass_at_16_covers_a_beta_binomial_population", ""),
     ("Another machine gives other digits. Is that a bug?", "", _threads("rasbt/reasoning-from-scratch/issues/152"),
-     "trainer:Trainer.restore", "test_trainer.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one", "10"),
+     "trainer:Trainer.restore", "test_trainer.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one", ""),
     ("An update of a library broke it. Which versions work?", "", _threads("unslothai/unsloth/issues/3081"),
-     "preflight.machine:examine", "test_project.py::test_the_lock_file_fits_the_ranges", "10"),
+     "preflight.machine:examine", "test_project.py::test_the_lock_file_fits_the_ranges", ""),
 )
 # fmt: on
 
@@ -285,19 +288,20 @@ INDEX = METHOD + IDENTITIES + DIVERGENCES + QUESTIONS
 
 
 def table(entries: Sequence[Entry], columns: Sequence[str] = COLUMNS) -> str:
-    """The entries as a Markdown table, with links as seen from the folder notebooks/."""
+    """The entries as a Markdown table, with links as seen from the folder docs/; "file.py#name" is that name in it."""
     heading = {"what": "here", "released": "in the released code"} if "released" in columns else {}
     rows = [["", *(heading.get(column, column) for column in columns)], ["---"] * (len(columns) + 1)]
     for number, entry in enumerate(entries, 1):
         file, _, test = entry.test.partition("::")
+        name = entry.function.partition(":")[2]
         cells = {
             "what": entry.what,
             "formula": f"${entry.formula}$".replace("|", r"\vert ") if entry.formula else "",  # a bar ends a cell
             "released": entry.released,
             "source": entry.source,
-            "function": f"[{entry.module}](../{entry.file}) `{entry.function.partition(':')[2]}`",
-            "test": f"[{test.removeprefix('test_').replace('_', ' ')}](../tests/{file})",
-            "notebook": f"[{entry.notebook}](../{entry.notebook_file})",
+            "function": f"{entry.module} [`{name}`](../{entry.file}#{name})",
+            "test": f"[{test.removeprefix('test_').replace('_', ' ')}](../tests/{file}#{test})",
+            "notebook": f"[{entry.notebook}](../{entry.notebook_file})" if entry.notebook else "",
         }
         rows.append([str(number), *(cells[column] for column in columns)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -90,7 +90,7 @@ def can_fail(check):
 
 
 def test_the_notebooks_are_here_in_reading_order():
-    assert {path.stem[:2] for path in NOTEBOOKS} >= {"00", "01", "02", "03", "04", "05", "06", "07", "08", "10"}
+    assert {path.stem[:2] for path in NOTEBOOKS} >= {"00", "01", "02", "03", "04", "05", "06", "07", "08"}
 
 
 def test_it_is_valid_and_runs_on_python3(notebook):
@@ -211,7 +211,6 @@ FIGURES_BY_HAND = {
     "06_noise_schedulers",
     "07_noise_in_a_quantised_model",
     "08_qlora_psn_grpo_on_small_qwen",
-    "10_paper_to_code",
     "advanced_what_exploration_buys",
 }
 

@@ -18,7 +18,6 @@ TOO_LARGE = {
     "06_noise_schedulers",
     "07_noise_in_a_quantised_model",
     "08_qlora_psn_grpo_on_small_qwen",
-    "10_paper_to_code",
     "advanced_what_exploration_buys",
 }
 
