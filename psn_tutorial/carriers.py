@@ -11,23 +11,39 @@ forward pass of the linear layers alone, and the base stays what it was, bit for
 Every carrier takes several draws at once: row b of B rows uses ``draws[b // (B // N)]``, one pass serves all. Each
 yields the same receipt. LoRA weights are never perturbed: noise on A does nothing while B is zero, and grows with B
 later; noise on B stays in the r directions of the input that A reads.
+
+A carrier of your own is a context manager, which a setting names as my_module:my_carrier. It gets the model, the
+NoiseConfig and the draws, applies the noise for the length of the block, leaves the model as it was, bit for bit, and
+yields a NoiseReceipt, which a Tally adds up:
+
+    @contextmanager
+    def last_norm(model, config, draws):
+        weight, tally = model.model.norm.weight, Tally()
+        clean = weight.data
+        noise = config.sigma * gaussian(config, draws[0], "model.norm.weight", clean.shape)
+        weight.data = clean + noise
+        tally.add("model.norm.weight", clean.numel(), config.sigma, float(noise.square().sum()), 0)
+        yield tally.receipt()
+        weight.data = clean
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from psn_tutorial.choices import LINEAR_TARGETS
-from psn_tutorial.errors import UserError
+from psn_tutorial.errors import UserError, shown
+from psn_tutorial.extensions import imported, in_one_sentence, is_named
 from psn_tutorial.models.qlora import dense_weight, is_four_bit
 from psn_tutorial.noise import (
     NoiseConfig,
     NoiseReceipt,
     Tally,
     gaussian,
+    other_forwards,
     perturbed,
     select,
     share_rows,
@@ -48,7 +64,9 @@ def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
     if not len(draws):
         raise UserError("draws must name at least one draw, got none")
     kind = carrier_of(model, config)
-    if kind == "weights" and len(draws) == 1:
+    if is_named(kind):
+        context = _own(model, config, draws)
+    elif kind == "weights" and len(draws) == 1:
         context = perturbed(model, config, draws[0])
     elif kind == "weights":
         context = stacked(model, config, draws)
@@ -58,8 +76,53 @@ def carried(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
         yield receipt
 
 
+@contextmanager
+def _own(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iterator[NoiseReceipt]:
+    """The carrier of another module. What it raises, in the model's forward pass too, is told in a sentence; its block
+    is left without an exception in any case, so that what stands behind its yield is done."""
+    own, what = imported("carrier", config.carrier), f"the carrier {config.carrier} fails"
+    file = getattr(getattr(own, "__wrapped__", own), "__code__", None)
+    stack = ExitStack()
+    try:
+        with in_one_sentence(what):
+            receipt = stack.enter_context(own(model, config, draws))
+        if not isinstance(receipt, NoiseReceipt):
+            raise UserError(f"the carrier {config.carrier} must yield a NoiseReceipt, got {shown(receipt)}")
+        with in_one_sentence(what, file.co_filename if file else ""):
+            yield receipt
+    finally:
+        with in_one_sentence(what):
+            stack.close()
+
+
+def check_carrier(model: nn.Module, config: NoiseConfig) -> None:
+    """Apply the noise once and take it away. For a carrier of another module this keeps a copy of all weights.
+
+    Raises:
+        UserError: as :func:`carried`; a carrier of another module leaves the model another than it was.
+    """
+    if not is_named(config.carrier):
+        with carried(model, config, [0]):
+            return
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    forwards = {name: vars(module).get("forward") for name, module in model.named_modules()}
+    with carried(model, config, [0]):
+        pass
+    left = [name for name, weight in model.named_parameters() if not _bitwise_equal(weight, weights[name])]
+    left += [name for name, module in model.named_modules() if vars(module).get("forward") is not forwards[name]]
+    if left:
+        raise UserError(
+            f"the carrier {config.carrier} must leave the model as it was, bit for bit, but {left[0]} is another"
+        )
+
+
+def _bitwise_equal(one: Tensor, other: Tensor) -> bool:
+    one, other = (x.detach().contiguous().flatten() for x in (one, other))
+    return one.shape == other.shape and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
 def carrier_of(model: nn.Module, config: NoiseConfig) -> str:
-    """The carrier that ``config`` means for this model: one of "weights", "dense" and "lowrank".
+    """The carrier that ``config`` means for this model: one of "weights", "dense" and "lowrank", or one's own.
 
     "auto" is "lowrank" beside weights that do not learn, those of a model with 4-bit layers or with an adapter: several
     draws then cost no copies of its matrices. It is "weights" for all other models, and where an adapter's base, not in
@@ -77,8 +140,11 @@ def change_since(model: nn.Module, config: NoiseConfig) -> Callable[[], float]:
     Of a layer with an adapter it is the change of the product B A that counts, times its scale. What does not learn
     has not moved.
     """
-    if carrier_of(model, config) == "weights":
+    kind = carrier_of(model, config)
+    if kind == "weights":
         weights = [target.parameter for target in select(model, config.targets, config.layers)]
+    elif is_named(kind):
+        weights = _named_weights(model, config)
     else:
         weights = [layer.weight for layer in linear_layers(model, config.targets, config.layers).values()]
     if not hasattr(model, "disable_adapter"):
@@ -98,6 +164,14 @@ def change_since(model: nn.Module, config: NoiseConfig) -> Callable[[], float]:
         return max(square, 0.0) ** 0.5  # rounding may leave a tiny negative number
 
     return moved
+
+
+def _named_weights(model: nn.Module, config: NoiseConfig) -> list[nn.Parameter]:
+    """The parameters that ``config`` names, quantised or not, in the model or below its adapter."""
+    every = model.named_parameters(remove_duplicate=False)
+    named = {_bare_name(name): parameter for name, parameter in every if "lora_" not in name}
+    wanted = chosen(named, config.targets, config.layers)
+    return list({id(parameter): parameter for name, parameter in named.items() if name in wanted}.values())
 
 
 def _factors(layer: nn.Module, copy: bool = False) -> tuple[Tensor, Tensor]:
@@ -132,8 +206,9 @@ def linear_layers(model: nn.Module, targets: str, layers: str = "all") -> dict[s
 
 def left_out(model: nn.Module, config: NoiseConfig) -> list[str]:
     """The parameters that ``config.targets`` names and the carrier leaves without noise: beside the weights of linear
-    layers these are norms, biases and embeddings."""
-    if carrier_of(model, config) == "weights":
+    layers these are norms, biases and embeddings. Of a carrier of another module nothing is known."""
+    kind = carrier_of(model, config)
+    if kind == "weights" or is_named(kind):
         return []
     carried_along = linear_layers(model, config.targets, config.layers)
     names = [_bare_name(name) for name, _ in model.named_parameters() if "lora_" not in name]
@@ -174,16 +249,14 @@ def _beside(
     """Give each target a noisy forward pass for the length of the block; take it away again, whatever happens."""
     layers, tally = linear_layers(model, config.targets, config.layers), Tally()
     _check_carriable(model, config, layers)
-    try:
+    with other_forwards() as give:
         for name, layer in layers.items():
             scale = config.sigma * _rms(layer) if config.relative else config.sigma
-            layer.forward, mean_square, same = carry(layer, config, draws, name, scale)
+            forward, mean_square, same = carry(layer, config, draws, name, scale)
+            give(layer, forward)
             count = layer.in_features * layer.out_features
             tally.add(name, count, scale, count * mean_square, count * same)
         yield tally.receipt()
-    finally:
-        for layer in layers.values():
-            layer.__dict__.pop("forward", None)
 
 
 def _rms(layer: nn.Module) -> float:

@@ -18,9 +18,10 @@ from psn_tutorial.choices import (
     MODES,
     PROBES,
     SPREADS,
+    TARGETS,
 )
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, check_seed
-from psn_tutorial.extensions import is_named
+from psn_tutorial.extensions import check_named, is_named
 from psn_tutorial.schedulers import ScheduleConfig
 from psn_tutorial.settings import option
 from psn_tutorial.sites import check_layers
@@ -51,14 +52,14 @@ class TrainConfig(ScheduleConfig):
         None, "action-space noise: sample at this temperature, correct by importance; none: as the policy"
     )
     sigma: float = option(0.0, "noise of the first step; 0: plain GRPO")
-    targets: str = option("mlp", "mlp, attention, embeddings, head, norms, all, or a regular expression")
+    targets: str = option("mlp", "where the noise acts; or a regular expression over names", known=TARGETS)
     layers: str = option("all", "in which layers: all, a third (first, middle, last), or numbers from 0 such as 4-7")
     relative: bool = option(False, "sigma is a multiple of each tensor's RMS")
     draws: int = option(1, "draws of the noise, or of the words before the prompt, per step; 1 is the released code")
     spread: str = option("pooled", "how draws are spread over groups", SPREADS)
     antithetic: bool = option(False, "draws come in pairs, eps and -eps")
     carrier: str = option(
-        "auto", "how the noise is applied; auto: beside weights that do not learn, else in them", CARRIERS
+        "auto", "how the noise is applied; auto: beside weights that do not learn, else in them", known=CARRIERS
     )
     noise_rank: int = option(16, "rank of the noise of the carrier lowrank")
     prefix_words: int = option(0, "noise in the prompt: sample behind so many random words (LoPE), for language tasks")
@@ -100,12 +101,12 @@ class TrainConfig(ScheduleConfig):
             ("aggregation", AGGREGATIONS),
             ("probes", PROBES),
             ("certainty", DIRECTIONS),
-            ("carrier", CARRIERS),
         ):
             check_choice(name, getattr(self, name), allowed)
         for name in ("steps", "prompts", "draws", "noise_rank", "updates", "micro_batch", "save_every"):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_range("noise_rank", self.noise_rank, high=LARGEST_RANK, whole=True)
+        check_named("carrier", self.carrier, CARRIERS)
         check_range("prefix_words", self.prefix_words, low=0, whole=True)
         check_seed(self.seed)
         check_layers(self.layers)
@@ -319,7 +320,7 @@ def _effects(config: RunConfig) -> list[tuple[bool, str, tuple[str, ...]]]:
     """(a condition, what is so where it does not hold, the settings that have an effect only where it holds)."""
     schedule, own = config.schedule, is_named(config.schedule)  # one's own may read every setting of a schedule
     beside = config.four_bit or (config.lora_rank > 0 and config.targets in LINEAR_TARGETS)
-    low_rank = config.carrier == "lowrank" or (config.carrier == "auto" and beside)
+    low_rank = config.carrier == "lowrank" or is_named(config.carrier) or (config.carrier == "auto" and beside)
     noise = ("schedule", "targets", "layers", "relative", "antithetic", "carrier", "noise_rank", "mixture")
     realtime = tuple(f"realtime_{name}" for name in ("target", "mix", "factor"))
     other = f"with the schedule {schedule}"

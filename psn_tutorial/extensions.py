@@ -64,13 +64,19 @@ def imported(field: str, text: str) -> Any:
 
 
 @contextmanager
-def in_one_sentence(what: str) -> Iterator[None]:
-    """Tell what somebody else's code inside raises as a UserError that begins with ``what``."""
+def in_one_sentence(what: str, file: str | None = None) -> Iterator[None]:
+    """Tell what somebody else's code inside raises as a UserError that begins with ``what``.
+
+    file: only what is raised in this source file, or in what it calls.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if file is not None and all(Path(frame.filename) != Path(file) for frame in frames):
+            raise
         raise UserError(f"{what}: {_told(error)}") from error
 
 

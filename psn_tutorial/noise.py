@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psn_tutorial.choices import CARRIERS, LARGEST_SIGMA
-from psn_tutorial.errors import UserError, check_choice, check_count, check_range
+from psn_tutorial.errors import UserError, check_count, check_range
+from psn_tutorial.extensions import check_named
 from psn_tutorial.sites import check_layers, chosen
-from psn_tutorial.sites import wanted as wanted
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class NoiseConfig:
         relative: scale sigma by the root mean square of each tensor (the paper's sigma is absolute).
         seed: base seed of all draws.
         antithetic: draw 2j + 1 is minus draw 2j.
-        carrier: how the noise is applied while the model samples, one of CARRIERS; see
+        carrier: how the noise is applied while the model samples, one of CARRIERS or your own as module:name; see
             :mod:`psn_tutorial.carriers`. :func:`perturbed` and :func:`stacked` are the carrier "weights".
         rank: of the noise, for the carrier "lowrank".
         layers: "all", or only some: "first", "middle", "last" third of the depth, or numbers from 0 such as "4-7".
@@ -61,7 +61,7 @@ class NoiseConfig:
 
     def __post_init__(self):
         check_range("sigma", self.sigma, low=0, high=LARGEST_SIGMA)
-        check_choice("carrier", self.carrier, CARRIERS)
+        check_named("carrier", self.carrier, CARRIERS)
         check_count("rank", self.rank)
         check_layers(self.layers)
 
@@ -247,13 +247,33 @@ def stacked(model: nn.Module, config: NoiseConfig, draws: Sequence[int]) -> Iter
         tally.add_noisy(target, stack, scale, len(draws))
         for module, attribute in target.owners:
             stacks.setdefault(module, {})[attribute] = stack
-    try:
+    with other_forwards() as give:
         for module, tensors in stacks.items():
-            module.forward = _stacked_forward(module, tensors, len(draws))
+            give(module, _stacked_forward(module, tensors, len(draws)))
         yield tally.receipt()
+
+
+@contextmanager
+def other_forwards() -> Iterator[Callable[[nn.Module, Callable[..., Tensor]], None]]:
+    """Give modules another forward pass for the length of the block, by calling what this yields.
+
+    On leaving it, by an exception too, each has again what it had: the one of its class, or one of its own, where a
+    library has put a hook (accelerate). While the block lasts, such a hook rests unless the new pass calls it.
+    """
+    before: dict[nn.Module, Callable[..., Tensor] | None] = {}
+
+    def give(module: nn.Module, forward: Callable[..., Tensor]) -> None:
+        before.setdefault(module, vars(module).get("forward"))
+        module.forward = forward
+
+    try:
+        yield give
     finally:
-        for module in stacks:
-            module.__dict__.pop("forward", None)
+        for module, own in before.items():
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own
 
 
 def share_rows(x: Tensor, draws: int) -> Tensor:

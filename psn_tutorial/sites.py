@@ -61,11 +61,6 @@ def filter_of(targets: str) -> Callable[[str], bool]:
     return lambda name: expression.search(name) is not None
 
 
-def wanted(name: str, targets: str) -> bool:
-    """Does ``targets`` name the parameter called ``name``?"""
-    return filter_of(targets)(name)
-
-
 def _own_filter(targets: str) -> Callable[[str], bool]:
     own = imported("targets", targets)
     if not callable(own):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from psn_tutorial.advantages import group_advantages, only_unsolved, pass_at_k_advantages, zero_contrast
-from psn_tutorial.carriers import carried, change_since
+from psn_tutorial.carriers import carried, change_since, check_carrier
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import ImportanceWeights, importance_weights, mixture_logps
@@ -105,10 +105,7 @@ class Trainer:
         self.reference = {name: p.detach().clone() for name, p in learning if p.requires_grad}
         self.max_tokens = max(map(task.max_tokens, problems))
         if config.noisy:
-            with carried(
-                self.model, NoiseConfig.of(config, config.sigma), [0]
-            ):  # a filter that matches nothing is told now
-                pass
+            check_carrier(self.model, NoiseConfig.of(config, config.sigma))  # a filter that matches nothing is told now
 
     def train(self) -> Iterator[dict[str, Any]]:
         """Take the steps that are left; yields one record per step (:mod:`psn_tutorial.runs.steps`)."""

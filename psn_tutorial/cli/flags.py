@@ -92,7 +92,7 @@ def _options(flag: Flag) -> dict[str, Any]:
     if choices := flag.metadata.get("choices"):
         words += f" (one of {', '.join(choices)})"
     if known := flag.metadata.get("known"):
-        words += f" (one of {', '.join(known)}, or module:Class)"
+        words += f" (one of {', '.join(known)}, or module:name)"
     words += f" [default: {'none' if flag.default in (None, {}) else flag.default}]"
     options = {"dest": flag.name, "default": argparse.SUPPRESS, "help": words.replace("%", "%%")}
     if flag.kind is bool:
