@@ -1,0 +1,134 @@
+"""How coherent noise is: does one draw shift a policy's preference by the same amount at every step?
+
+On the rule task the preference is the log-odds of the rewarded rule against the other, at each place where a rule is
+chosen. A draw of noise shifts it; the shift has a part that all places share, which is kept through a whole answer, and
+a rest that differs from place to place. The shared part explores; what it costs is how far the noise takes the policy
+from itself (KL). Sites are to be compared at equal KL, never at equal sigma. Measuring is apart
+(:mod:`psn_tutorial.evaluation.shifts`): the record and its figures need no torch.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psn_tutorial.choices import TARGETS
+from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, check_seed
+from psn_tutorial.evaluation.intervals import Interval, percentile_interval
+from psn_tutorial.runs.files import read_lines
+from psn_tutorial.settings import option
+
+RESAMPLES, LEVEL = 2000, 0.95
+
+
+@dataclass(frozen=True)
+class CoherenceConfig:
+    """Where the coherence of a policy is measured, and how closely."""
+
+    policy: str | None = option(None, "a checkpoint folder; none: the shipped base of the task")
+    task: str = option("rules", "rules or chain", ("rules", "chain"))
+    difficulty: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
+    )
+    problems: int = option(50, "held-out problems; one answer of the clean policy to each")
+    sites: tuple[str, ...] = option(TARGETS, "which weights are perturbed, one site after the other")
+    kl: float = option(0.02, "KL(clean || noisy), nats per token, to which each site's sigma is set")
+    draws: int = option(64, "noise draws of each site")
+    seed: int = option(0, "seed of the noise and of the answers")
+
+    def __post_init__(self) -> None:
+        for name in ("problems", "draws"):
+            check_range(name, getattr(self, name), low=2, whole=True)
+        check_positive("kl", self.kl)
+        check_seed(self.seed)
+        for site in self.sites:
+            check_choice("a site", site, TARGETS)
+        if not self.sites or len(set(self.sites)) < len(self.sites):
+            raise UserError(f"sites must be different ones, at least one, got {self.sites}")
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """What D draws of noise on one site did to N places where a rule is chosen.
+
+    Attributes:
+        site, sigma: the noise; sigma is a multiple of each tensor's RMS.
+        parameters: of the whole model; perturbed: entries of the site.
+        places: N.
+        shift: of each draw, mean over the places of its shift, in nats of log-odds.
+        spread: of each draw, variance of its shifts over the places, what each place has in common taken out.
+        kl: of each draw, KL(clean || noisy) in nats per token, on answers of the clean policy.
+        sane: of each draw, probability that the values written after the clean policy's rules are all right.
+        success: of each draw, exact success probability of the noisy policy.
+        clean_success: of the clean one.
+    """
+
+    site: str
+    sigma: float
+    parameters: int
+    perturbed: int
+    places: int
+    shift: tuple[float, ...]
+    spread: tuple[float, ...]
+    kl: tuple[float, ...]
+    sane: tuple[float, ...]
+    success: tuple[float, ...]
+    clean_success: float
+
+
+def read_coherence(path: str | Path) -> list[Coherence]:
+    """The sites of a file coherence.jsonl, in its order; [] where there is none. Raises UserError, naming the line."""
+    return read_lines(path, Coherence)
+
+
+def parts(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a record keeps of ``shifts`` [D, N], D >= 2 draws at N >= 2 places: (shift [D], spread [D])."""
+    draws, places = shifts.shape
+    rest = shifts - shifts.mean(0)
+    own = rest.mean(1)
+    # times D / (D - 1), for the D means over the draws that were taken out
+    spread = ((rest - own[:, None]) ** 2).sum(1) / (places - 1) * draws / (draws - 1)
+    return shifts.mean(1), spread
+
+
+def variances(shift: np.ndarray, spread: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unbiased variance components of shifts, from ``parts`` [..., D]: between draws (coherent; by chance it may be
+    below 0) and within a draw. Analysis of variance of places crossed with draws: McGraw and Wong 1996, as
+    :func:`psn_tutorial.evaluation.probes.consistency`."""
+    within = spread.mean(-1)
+    return shift.var(-1, ddof=1) - within / places, within
+
+
+def figures(found: Coherence) -> dict[str, Interval]:
+    """The figures of a site, with bootstrap intervals over the draws.
+
+    coherent sd, within sd: of the shift, nats of log-odds; ICC: share of its variance that lies between draws;
+    efficiency: coherent variance per nat of KL; KL, sane and success: means over the draws.
+    """
+    columns = {name: np.array(getattr(found, name)) for name in ("shift", "spread", "kl", "sane", "success")}
+    count = len(columns["kl"])
+    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    value = _computed(columns, found.places)
+    # A resample repeats draws, which lowers the variance between them by (D - 1) / D on average.
+    resampled = _computed({name: x[drawn] for name, x in columns.items()}, found.places, count / (count - 1))
+    made = {}
+    for name, x in resampled.items():
+        interval = percentile_interval(float(value[name]), x, LEVEL, count)
+        made[name] = Interval(interval.value, interval.low, interval.high, LEVEL, count, "draws")
+    return made
+
+
+def _computed(columns: dict[str, np.ndarray], places: int, correction: float = 1.0) -> dict[str, np.ndarray]:
+    coherent, within = variances(columns["shift"], columns["spread"], places)
+    coherent = np.maximum(correction * (coherent + within / places) - within / places, 0)
+    kl, total = columns["kl"].mean(-1), coherent + within
+    return {
+        "coherent sd": np.sqrt(coherent),
+        "within sd": np.sqrt(within),
+        "ICC": np.divide(coherent, total, out=np.zeros_like(total), where=total > 0),
+        "efficiency": np.divide(coherent, kl, out=np.zeros_like(kl), where=kl > 0),
+        "KL": kl,
+        "sane": columns["sane"].mean(-1),
+        "success": columns["success"].mean(-1),
+    }

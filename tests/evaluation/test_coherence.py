@@ -1,0 +1,197 @@
+"""Coherence against analysis of variance by another way, against known components, and against a model by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation.coherence import Coherence, CoherenceConfig, figures, parts, read_coherence, variances
+from psn_tutorial.evaluation.probes import consistency
+from psn_tutorial.evaluation.sampling import exact_success, text_logps
+from psn_tutorial.evaluation.shifts import clean_answers, coherence, sigma_of_kl
+from psn_tutorial.models.bases import TinyConfig
+from psn_tutorial.models.policy import Policy
+from psn_tutorial.models.tiny import build_model, build_tokenizer
+from psn_tutorial.noise import NoiseConfig, perturbed
+from psn_tutorial.settings import from_mapping, to_mapping
+from psn_tutorial.tasks import get_task
+
+# --- figures ------------------------------------------------------------------------------------------
+
+
+def record(shifts, kl=0.5):
+    """A record of ``shifts`` [D, N]."""
+    shift, spread = parts(np.array(shifts, dtype=float))
+    kls, others = (kl,) * len(shift), (0.25,) * len(shift)
+    return Coherence("head", 0.1, 10, 5, len(shifts[0]), tuple(shift), tuple(spread), kls, others, others, 1e-6)
+
+
+def test_two_draws_at_two_places_by_hand():
+    """Draws +1, +3 and -1, +1 around the places' means 0, 2: +1, +1 and -1, -1. Nothing is left within a draw; the
+    draws' means 2 and 0 have the variance 2."""
+    found = figures(record([[1, 3], [-1, 1]]))
+    assert found["coherent sd"].value == pytest.approx(math.sqrt(2)) and found["within sd"].value == 0
+    assert found["ICC"].value == 1 and found["efficiency"].value == pytest.approx(2 / 0.5)
+    # What one draw does to one place it undoes at the other: nothing in common, squared residuals 1 with one degree of
+    # freedom are 4, and the component between draws is estimated below 0.
+    coherent, within = variances(*parts(np.array([[1.0, -1.0], [-1.0, 1.0]])), 2)
+    assert (coherent, within) == (-2, 4)
+    assert figures(record([[1, -1], [-1, 1]]))["ICC"].value == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(draws=st.integers(2, 6), places=st.integers(2, 6), seed=st.integers(0, 999))
+def test_the_share_is_the_intraclass_correlation_of_the_probes(draws, places, seed):
+    shifts = np.random.default_rng(seed).normal(size=(draws, places)) + np.arange(places)
+    coherent, within = variances(*parts(shifts), places)
+    assert coherent / (coherent + within) == pytest.approx(consistency(shifts.T).value)
+
+
+def test_known_components_are_found_without_bias():
+    """Means over 4000 samples of 6 draws at 4 places; 5 standard errors. Each place's own mean plays no part."""
+    chance = np.random.default_rng(0)
+    shifts = chance.normal(0, 2, (4000, 6, 1)) + chance.normal(0, 1, (4000, 6, 4)) + np.array([5.0, -3, 0, 1])
+    found = np.array([variances(*parts(x), 4) for x in shifts])
+    error = found.std(0) / math.sqrt(len(found))
+    assert (np.abs(found.mean(0) - [4, 1]) < 5 * error).all() and (error < 0.1).all()
+
+
+def test_most_intervals_hold_the_truth():
+    """95 % are meant, and a bootstrap of 30 draws falls a little short of it."""
+    chance, held = np.random.default_rng(1), 0
+    for _ in range(200):
+        shifts = chance.normal(0, 2, (30, 1)) + chance.normal(0, 1, (30, 20))
+        held += 2 in figures(record(shifts))["coherent sd"]
+    assert 0.85 < held / 200 < 0.995
+
+
+def test_a_record_survives_its_line(tmp_path):
+    found = record(np.random.default_rng(0).normal(size=(3, 4)))
+    (tmp_path / "coherence.jsonl").write_text(json.dumps(to_mapping(found)) + "\n")
+    assert read_coherence(tmp_path / "coherence.jsonl") == [found]
+    assert read_coherence(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"sites": ["mlps"]}, "a site must be one of 'mlp', .*, got 'mlps'"),
+        ({"sites": []}, "sites must be different ones, at least one"),
+        ({"draws": 1}, "draws must be a whole number >= 2, got 1"),
+        ({"task": "countdown"}, "task must be one of 'rules', 'chain', got 'countdown'"),
+        ({"kl": 0}, "kl must be > 0, got 0"),
+    ],
+)
+def test_wrong_settings_are_told(fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        from_mapping(CoherenceConfig, fields, "here")
+
+
+# --- measuring ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[("rules", {"steps": 3, "mixed": 4}), ("chain", {"steps": 4})], ids=["rules", "chain"])
+def setting(request):
+    """(policy, task, problems): an untrained model; what it does has no structure that could hide a mistake."""
+    name, difficulty = request.param
+    task = get_task(name, **difficulty)
+    tokenizer = build_tokenizer(task.words)
+    model = build_model(TinyConfig(hidden=16, ff=32, heads=2, kv_heads=2, layers=2, tied=False), tokenizer, 0)
+    with torch.no_grad():
+        for matrix in (p for p in model.parameters() if p.dim() == 2):
+            matrix.mul_(10)  # initialised at .02 it prefers nothing
+    return Policy(model.eval(), tokenizer), task, task.generate(3, 5 if task.values else 1)
+
+
+def next_words(policy, prompt, words):
+    """Log-probabilities {word: .} of the word after ``prompt`` and ``words``, by transformers' own forward pass."""
+    model, tokenizer = policy
+    ids = [*tokenizer(prompt)["input_ids"], *tokenizer.convert_tokens_to_ids(words)]
+    logits = model(torch.tensor([ids])).logits[0, -1].double()
+    return logits.log_softmax(-1)
+
+
+@torch.no_grad()
+def test_every_figure_is_that_of_the_model_by_hand(setting):
+    policy, task, problems = setting
+    noise, draws = NoiseConfig(0.4, "mlp", relative=True, seed=7), 3
+    found = coherence(policy, task, problems, noise, draws, seed=5)
+    answers = clean_answers(policy, task, problems, 5)
+    stride = 2 if task.values else 1
+    table = []  # [draw, place] of the log-odds; draw 0 is the clean policy
+    for draw in range(-1, draws):
+        odds, kls, sane, success = [], [], [], []
+
+        def look(odds=odds, kls=kls, sane=sane, success=success):
+            for row, problem in enumerate(problems):
+                prompt = task.prompt(problem)
+                words = policy.tokenizer.convert_ids_to_tokens(answers.ids[row, -answers.length :])
+                chosen = []
+                for place, word in enumerate(words):
+                    logps = next_words(policy, prompt, words[:place])
+                    kls.append(logps)
+                    by_word = {w: float(logps[policy.tokenizer.convert_tokens_to_ids(w)]) for w in task.words}
+                    if place % stride == 0:
+                        turned = task.mixed and problem.digits[place // stride] < task.mixed
+                        rare, other = ("A", "B") if turned else ("B", "A")
+                        odds.append(by_word[rare] - by_word[other])
+                    else:
+                        chosen.append(by_word[word])
+                sane.append(math.exp(sum(chosen)))
+                success.append(exact_success(policy, task, problem))
+
+        if draw < 0:
+            look()
+            clean = kls
+        else:
+            with perturbed(policy.model, noise, draw):
+                look()
+            kl = np.mean([float((p.exp() * (p - q)).sum()) for p, q in zip(clean, kls, strict=True)])
+            assert found.kl[draw] == pytest.approx(kl, rel=1e-4)
+            assert found.sane[draw] == pytest.approx(np.mean(sane), rel=1e-4)
+            assert found.success[draw] == pytest.approx(np.mean(success), rel=1e-4)
+        table.append(odds)
+        if draw < 0:
+            assert found.clean_success == pytest.approx(np.mean(success), rel=1e-4)
+    shifts = np.array(table[1:]) - np.array(table[0])
+    shift, spread = parts(shifts)
+    assert found.shift == pytest.approx(tuple(shift), abs=1e-4) and found.spread == pytest.approx(
+        tuple(spread), rel=1e-2
+    )
+    assert found.places == shifts.shape[1] == len(problems) * task.steps
+    assert found.parameters == policy.model.num_parameters() and found.perturbed == 2 * 3 * 16 * 32
+    assert np.std(shift) > 0.01
+
+
+def test_the_answers_are_right_whatever_was_sampled_and_the_policy_is_what_it_was(setting):
+    policy, task, problems = setting
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    answers = clean_answers(policy, task, problems, 1)
+    texts = [" ".join(policy.tokenizer.convert_ids_to_tokens(row[-answers.length :])) for row in answers.ids]
+    for text, problem in zip(texts, problems, strict=True):
+        reason = task.verify(text, problem).reason
+        assert reason == "" or "rule" in reason, "only a rule is another than the rewarded one"
+        assert math.isfinite(text_logps(policy, task.prompt(problem), [text], task.ends)[0])
+    coherence(policy, task, problems, NoiseConfig(0.5, "all", relative=True), 2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in policy.model.state_dict().items())
+
+
+def test_a_sigma_is_found_that_has_the_wanted_kl(setting):
+    policy, task, problems = setting
+    sigma = sigma_of_kl(policy, task, problems, "head", 0.01, seed=2)
+    found = coherence(policy, task, problems, NoiseConfig(sigma, "head", relative=True, seed=2), 8, seed=2)
+    assert np.mean(found.kl) == pytest.approx(0.01, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("name", "difficulty"), [("countdown", {}), ("rules", {"rules": 3}), ("rules", {"consistency": 2})]
+)
+def test_other_tasks_are_refused(name, difficulty):
+    task = get_task(name, **difficulty)
+    with pytest.raises(UserError, match="coherence is measured on rules and chain, with two rules and none free"):
+        clean_answers(None, task, task.generate(0, 1))
