@@ -26,7 +26,8 @@ COMMANDS = {
     "evaluate": "pass@k, coverage and exact success of a policy",
     "probe": "what noise does to a policy, without training",
     "compare": "train all arms of an experiment, compare, report",
-    "report": "write the page of a comparison again",
+    "study": "many experiments in parallel, tuned and judged together",
+    "report": "write the page of a comparison or a study again",
     "doctor": "what this machine can run, and what to do next",
 }
 HELP = f"""Parameter-space noise for reinforcement learning with verifiable rewards (PSN-GRPO).

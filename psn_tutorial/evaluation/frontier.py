@@ -104,12 +104,9 @@ def frontier(
     Raises UserError for a path of fewer than two checkpoints, numbers of seeds that do not match,
     and evaluations of different problems.
     """
-    if not points or len(paths) not in (1, len(points)):
-        raise UserError(f"frontier needs one path, or one per point, got {len(paths)} for {len(points)} points")
-    paths = list(paths) * (len(points) if len(paths) == 1 else 1)
-    per_seed = [_figures(point, path, x, y) for point, path in zip(points, paths, strict=True)]
+    per_seed = _per_seed(points, paths, x, y)
     means = [figures.mean(-1) for figures in per_seed]  # [2, 1 + checkpoints], the point first
-    gaps = np.array([float(_gap(mean[..., None])[0]) for mean in means])
+    gaps = _gaps(per_seed)
     if len(points) > 1:
         overlap = np.isfinite(gaps)
         difference = seed_interval(gaps[overlap], level) if overlap.any() else None
@@ -126,6 +123,24 @@ def frontier(
         x_metric=x,
         y_metric=y,
     )
+
+
+def frontier_gaps(
+    points: Sequence[Evaluation], paths: Sequence[Sequence[Evaluation]], x: str = "pass@1", y: str = "pass@256"
+) -> Floats:
+    """The gap of each seed, [seeds], whose mean is that of ``frontier``; nan where the seed's path does not overlap."""
+    return _gaps(_per_seed(points, paths, x, y))
+
+
+def _per_seed(points: Sequence[Evaluation], paths: Sequence[Sequence[Evaluation]], x: str, y: str) -> list[Floats]:
+    if not points or len(paths) not in (1, len(points)):
+        raise UserError(f"frontier needs one path, or one per point, got {len(paths)} for {len(points)} points")
+    paths = list(paths) * (len(points) if len(paths) == 1 else 1)
+    return [_figures(point, path, x, y) for point, path in zip(points, paths, strict=True)]
+
+
+def _gaps(per_seed: Sequence[Floats]) -> Floats:
+    return np.array([float(_gap(figures.mean(-1)[..., None])[0]) for figures in per_seed])
 
 
 def _over_problems(

@@ -6,11 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation.frontier import FrontierGap, frontier
+from psn_tutorial.evaluation.frontier import FrontierGap, frontier, frontier_gaps
 from psn_tutorial.evaluation.intervals import Interval
-from psn_tutorial.evaluation.metrics import Summary, compare, summarise
+from psn_tutorial.evaluation.metrics import Summary, compare, per_problem, summarise
 from psn_tutorial.evaluation.results import Evaluation
+from psn_tutorial.evaluation.verdicts import Judged, effect, judge
 from psn_tutorial.experiments.experiment import Experiment, experiments_from_json
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.runs.files import read_json, stands
@@ -71,9 +74,33 @@ class Results:
 
     def frontier(self, arm: str) -> FrontierGap:
         """The end of ``arm`` against the reference's path of checkpoints, at equal x."""
-        x, y = self.experiment.frontier
-        paths = [list(path.values()) for path in self.paths(self.experiment.reference)]
-        return frontier(self.final(arm), paths, x, y)
+        return frontier(self.final(arm), self._reference_paths, *self.experiment.frontier)
+
+    @property
+    def _reference_paths(self) -> list[list[Evaluation]]:
+        return [list(path.values()) for path in self.paths(self.experiment.reference)]
+
+    def judged(self) -> dict[tuple[str, str], Judged]:
+        """(arm, figure) -> the effect of each arm against the reference, seeds paired, corrected together.
+
+        The figures are those of the frontier, at equal steps, and its gap, "y at equal x", over the seeds that overlap;
+        of an experiment without a frontier its first metric.
+        """
+        experiment, effects = self.experiment, {}
+        for arm in self.others:
+            for metric in experiment.frontier or experiment.metrics[:1]:
+                sides = (self.seed_means(a, metric) for a in (arm, experiment.reference))
+                effects[arm, metric] = effect(*sides)
+            if experiment.frontier:
+                gaps = frontier_gaps(self.final(arm), self._reference_paths, *experiment.frontier)
+                if (overlap := gaps[np.isfinite(gaps)]).size:
+                    x, y = experiment.frontier
+                    effects[arm, f"{y} at equal {x}"] = effect(overlap, np.zeros_like(overlap))
+        return judge(effects, dict.fromkeys(effects, experiment.margin))
+
+    def seed_means(self, arm: str, metric: str) -> list[float]:
+        """The metric at the end of training, of each seed."""
+        return [float(np.mean(list(per_problem(evaluation, metric).values()))) for evaluation in self.final(arm)]
 
     def training(self, arm: str) -> dict[str, Any]:
         """Counts and means over all training steps of an arm's runs.

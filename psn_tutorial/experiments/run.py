@@ -21,7 +21,6 @@ from psn_tutorial.experiments.presets import preset
 from psn_tutorial.experiments.results import FILE, Comparison, read_comparison
 from psn_tutorial.jobs.evaluating import evaluate_policy, open_or_create
 from psn_tutorial.jobs.interrupt import Stop
-from psn_tutorial.jobs.policies import base_of, source_of_base
 from psn_tutorial.jobs.progress import follow
 from psn_tutorial.jobs.records import RunRecord
 from psn_tutorial.jobs.training import TrainingJob
@@ -138,7 +137,7 @@ def train_run(
     """
     stop.check()
     job, begun = TrainingJob(config), (folder / "config.json").is_file()
-    run = open_or_create(folder, job.settings, command, source_of_base(base_of(config)))
+    run = open_or_create(folder, job.settings, command, job.sources)
     if begun and RunRecord.read(folder).finished:
         return False
     if begun:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psn_tutorial.experiments.results import read_comparison
-from psn_tutorial.reporting.tables import Table, conclusions, tables
+from psn_tutorial.reporting.tables import conclusions, tables
 from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"
@@ -20,14 +20,9 @@ def results_in_markdown(records: Sequence[Path] = RECORDS) -> str:
     parts = []
     for results in (results for record in records for results in read_comparison(record).results.values()):
         final = tables(results)[0]
-        parts += [f"**{results.experiment.question}**", _markdown(final), final.note + "."]
+        parts += [f"**{results.experiment.question}**", final.markdown(), final.note + "."]
         parts.append("\n".join(f"- {conclusion}" for conclusion in conclusions(results)))
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(table: Table) -> str:
-    lines = [table.columns, ("---",) + ("---:",) * (len(table.columns) - 1), *table.rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def with_results(text: str, results: str) -> str:

@@ -30,6 +30,11 @@ class Table:
         grid = list(zip(self.columns, *self.rows, strict=True))
         return Table(self.title, grid[0], tuple(grid[1:]), self.note)
 
+    def markdown(self) -> str:
+        """The cells as a table of Markdown, without title and note."""
+        lines = [self.columns, ("---",) + ("---:",) * (len(self.columns) - 1), *self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
 
 def tables(results: Results) -> list[Table]:
     """The tables of an experiment: the end of training, differences to the reference and to the base, training."""

@@ -1,0 +1,118 @@
+"""What a study consists of: its jobs, stage by stage, which of them are recorded, and what the rest will take."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psn_tutorial.experiments.cost import Costs
+from psn_tutorial.experiments.experiment import Experiment
+from psn_tutorial.experiments.study import BASES_FOLDER, COHERENCE, TUNING, WEIGHTS, Study
+from psn_tutorial.experiments.study_jobs import BaseJob, CoherenceJob, MeasureJob, StudyJob, TrainJob
+from psn_tutorial.models.bases import BASES, PretrainConfig
+from psn_tutorial.tasks import get_task
+
+# In this order; each needs what the ones before it have recorded.
+STAGES = ("bases", "tuning", "runs", "coherence")
+
+
+def jobs_of(study: Study, out: Path, command: Sequence[str], experiments: Mapping[str, Experiment]) -> dict[str, list]:
+    """Stage -> all jobs of it, recorded or not. experiments: the study's, settled as far as they are."""
+    command = tuple(command)
+    made = {name: BaseJob(out, f"{BASES_FOLDER}/{name}", command, config) for name, config in study.bases.items()}
+    return {
+        "bases": list(made.values()),
+        "tuning": [job for n, e in study.tuning.items() for job in _runs(out, f"{TUNING}/{n}", e, command)],
+        "runs": [job for n, e in experiments.items() for job in _experiment(out, n, e, command)],
+        "coherence": [
+            CoherenceJob(out, f"{COHERENCE}/{name}", command, config, _made_as(config.policy, config.task, study))
+            for name, config in study.coherence.items()
+        ],
+    }
+
+
+def _experiment(out: Path, name: str, experiment: Experiment, command: tuple[str, ...]) -> Iterator[StudyJob]:
+    yield MeasureJob(out, f"{name}/base", command, experiment)
+    yield from _runs(out, name, experiment, command)
+
+
+def _runs(out: Path, name: str, experiment: Experiment, command: tuple[str, ...]) -> Iterator[StudyJob]:
+    """Seed by seed, so that a study stopped early has all arms of its first seeds."""
+    for seed in experiment.seeds:
+        for arm in experiment.arms:
+            yield TrainJob(out, f"{name}/{arm}/seed-{seed}", command, experiment.config(arm, seed))
+
+
+def _made_as(policy: str | None, task: str, study: Study) -> PretrainConfig:
+    """How a policy was made; of a folder that the study does not make, the task's shipped base stands for it."""
+    name = Path(policy).parent.name if policy and Path(policy).name == WEIGHTS else None
+    return study.bases.get(name, BASES[get_task(task).base])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Jobs that a plan shows in one line: those of a stage and an experiment."""
+
+    name: str
+    jobs: int
+    recorded: int
+    seconds: float  # of one process, for what is left
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left of a study, as far as it is known."""
+
+    parts: list[Part]
+    workers: int
+
+    @property
+    def seconds(self) -> float:
+        """Until it is done, with all workers busy."""
+        return sum(part.seconds for part in self.parts) / self.workers
+
+    def __str__(self) -> str:
+        width = max((len(part.name) for part in self.parts), default=0)
+        lines = [
+            f"{part.name:<{width}}  {part.jobs:>5} records, {part.recorded:>5} there, {duration(part.seconds):>10} left"
+            for part in self.parts
+        ]
+        total = sum(part.jobs for part in self.parts)
+        there = sum(part.recorded for part in self.parts)
+        return "\n".join(
+            [
+                *lines,
+                f"in all {total} records, {there} there; about {duration(self.seconds)} left with {self.workers} "
+                f"{'process' if self.workers == 1 else 'processes'} of one thread",
+            ]
+        )
+
+
+def plan_of(stages: Mapping[str, Sequence[StudyJob]], workers: int) -> Plan:
+    """The plan of all stages. Raises UserError for a record that was made with other settings."""
+    costs = Costs(job for jobs in stages.values() for job in jobs)
+    groups: dict[str, list[StudyJob]] = {}
+    for jobs in stages.values():
+        for job in jobs:
+            folders = job.name.split("/")
+            groups.setdefault("/".join(folders[:2]) if folders[0] == TUNING else folders[0], []).append(job)
+    return Plan(
+        [
+            Part(
+                name,
+                len(jobs),
+                sum(job.recorded for job in jobs),
+                math.fsum(costs.seconds(job) for job in jobs if not job.recorded),
+            )
+            for name, jobs in groups.items()
+        ],
+        workers,
+    )
+
+
+def duration(seconds: float) -> str:
+    """In words: 45 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

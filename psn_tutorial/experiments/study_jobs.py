@@ -1,0 +1,200 @@
+"""The jobs of a study. Each leaves one record, and does nothing where that stands already.
+
+    <out>/bases/<name>/                        the record of a base, and its policy in weights/
+          <experiment>/base/, .../<arm>/seed-<n>/    as `compare` writes them, trimmed
+          tuning/<experiment>/<arm>.<number>/seed-<n>/    the candidates
+          coherence/<name>/                    coherence.jsonl
+
+A job works in <out>/.running/ and moves its folder to its place when it is finished and trimmed. So what lies outside
+of .running is always complete, and can be committed at any time; from such a checkout, or after a kill, the same
+command goes on with what is missing.
+"""
+
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psn_tutorial.config import RunConfig
+from psn_tutorial.errors import UserError, shown
+from psn_tutorial.evaluation.coherence import CoherenceConfig
+from psn_tutorial.experiments.experiment import Experiment
+from psn_tutorial.experiments.study import FAILED, WEIGHTS
+from psn_tutorial.jobs.interrupt import Stop
+from psn_tutorial.models.bases import PretrainConfig, base_folder
+from psn_tutorial.runs.files import read_json, replace_file, stands, write_json
+from psn_tutorial.runs.folder import RunFolder
+from psn_tutorial.runs.trimming import trim
+from psn_tutorial.settings import to_mapping
+from psn_tutorial.tasks import get_task
+
+RUNNING = ".running"
+
+
+@dataclass(frozen=True)
+class StudyJob(ABC):
+    """One record of a study. out: the study's folder; name: the record's folder in it; command: for its provenance."""
+
+    out: Path
+    name: str
+    command: tuple[str, ...]
+
+    @property
+    def place(self) -> Path:
+        return self.out / self.name
+
+    @property
+    def scratch(self) -> Path:
+        """Where it works until it is finished."""
+        return self.out / RUNNING / self.name
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What its config.json holds, beside fingerprints of weights."""
+
+    @property
+    def steps(self) -> int:
+        """Training steps; 0 for what has none."""
+        return 0
+
+    @property
+    def recorded(self) -> bool:
+        """Does its record stand? Raises UserError, naming the first difference, for one made with other settings."""
+        if not self.place.is_dir():
+            return False
+        defaults, found = to_mapping(RunConfig()), read_json(self.place / "config.json")
+        for name, value in self.settings.items():
+            if found.get(name, defaults.get(name)) != json.loads(json.dumps(value)):
+                raise UserError(
+                    f"{self.place} was made with {name} {shown(found.get(name))}, and not {shown(value)}: "
+                    "choose another folder for the study, or remove that one"
+                )
+        return True
+
+    @property
+    def taken(self) -> int:
+        """Steps that the job has taken so far, by the lines of its step record."""
+        path = self.scratch / "steps.jsonl"
+        return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+    @abstractmethod
+    def work(self, stop: Stop) -> str | None:
+        """Do what is left in ``scratch``; returns a note."""
+
+    def run(self, stop: Stop) -> str | None:
+        """As :class:`psn_tutorial.jobs.parallel.Job`."""
+        note = self.work(stop)
+        trim(self.scratch)
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(self.scratch, self.place)
+        return note
+
+
+# What loads torch is imported inside the methods that run in a process of their own: a plan is made without it.
+
+
+@dataclass(frozen=True)
+class TrainJob(StudyJob):
+    """A training run."""
+
+    config: RunConfig
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return to_mapping(self.config)
+
+    @property
+    def steps(self) -> int:
+        return self.config.steps
+
+    def work(self, stop: Stop) -> str | None:
+        """An error of training itself, such as a gradient that is not finite, is a result, and recorded as one."""
+        from psn_tutorial.experiments.run import train_run
+
+        if (self.scratch / FAILED).is_file():  # stopped between that and the trimming
+            return None
+        try:
+            train_run(self.scratch, self.config, self.command, stop)
+        except UserError as error:
+            taken = self.taken
+            if not taken or isinstance(error.__cause__, OSError):  # a wrong setting, or a full disk
+                raise
+            write_json(self.scratch / FAILED, {"step": taken, "error": str(error)})
+            return f"failed at step {taken}, which is recorded: {error}"
+        return None
+
+
+@dataclass(frozen=True)
+class MeasureJob(StudyJob):
+    """The evaluation of the policy that all arms of an experiment start from."""
+
+    experiment: Experiment
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return to_mapping(self.experiment.measured_base)
+
+    def work(self, stop: Stop) -> None:
+        from psn_tutorial.experiments.run import measure_base
+
+        with stop.at_once():
+            measure_base(self.scratch, self.experiment, self.command, show=False)
+
+
+@dataclass(frozen=True)
+class BaseJob(StudyJob):
+    """The making of a base policy."""
+
+    config: PretrainConfig
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return to_mapping(self.config)
+
+    @property
+    def steps(self) -> int:
+        return self.config.steps
+
+    def work(self, stop: Stop) -> None:
+        from psn_tutorial.jobs.pretraining import PretrainingJob
+
+        if stands(self.scratch / "eval.json"):
+            return
+        if (self.scratch / "config.json").is_file():
+            shutil.rmtree(self.scratch / WEIGHTS, ignore_errors=True)  # not yet evaluated: it is written again
+            job = PretrainingJob.resume(self.scratch)
+        else:
+            job = PretrainingJob.start(self.scratch, self.config, self.command)
+        job.make(self.scratch / WEIGHTS, stop, bar=False)
+
+
+@dataclass(frozen=True)
+class CoherenceJob(StudyJob):
+    """The coherence of noise on one policy, site by site. made_as: how the policy was made."""
+
+    config: CoherenceConfig
+    made_as: PretrainConfig
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return to_mapping(self.config)
+
+    def work(self, stop: Stop) -> None:
+        from psn_tutorial.evaluation.shifts import measure_sites
+        from psn_tutorial.jobs.policies import load_policy
+
+        config = self.config
+        task = get_task(config.task, **config.difficulty)
+        policy = load_policy(config.policy or base_folder(task.base))
+        if not (self.scratch / "config.json").is_file():
+            RunFolder.create(self.scratch, self.settings, self.command)
+        run = RunFolder.open(self.scratch)
+        with stop.at_once():
+            found = measure_sites(policy, task, config)
+        lines = "".join(json.dumps(to_mapping(one)) + "\n" for one in found)
+        replace_file(run.path / "coherence.jsonl", lines.encode())
+        run.record_time()
