@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "train all arms of an experiment, compare, report",
     "study": "many experiments in parallel, tuned and judged together",
     "report": "write the page of a comparison or a study again",
+    "notebooks": "lay the notebooks into a folder, to run them there",
     "doctor": "what this machine can run, and what to do next",
 }
 HELP = f"""Parameter-space noise for reinforcement learning with verifiable rewards (PSN-GRPO).

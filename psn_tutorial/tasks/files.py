@@ -85,9 +85,10 @@ def hub_rows(name: str, hub: str, subset: str | None, split: str) -> Iterable[Ma
         raise UserError(f"cannot load {name} ({hub}, split {split}) from the hub: {why}; {instead}") from error
 
 
-DATA = Path(__file__).resolve().parents[2] / "data"
-
-
+_PACKAGE = Path(__file__).resolve().parents[1]
+# data/ and notebooks/ stand beside the package in a clone, and inside it where a wheel was installed (setup.py)
+SHIPPED = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
+DATA = SHIPPED / "data"
 MANIFEST = "MANIFEST.json"
 
 
