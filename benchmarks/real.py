@@ -12,7 +12,7 @@ update. What all prompts begin with alike, and what several answers share, psn_t
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from clock import finish, interleave, options, show, start
 from floor import Floor, Sizes, batch_options
 from sampling import whole_distribution
 from step import THEIRS as TRL
-from step import Contrasted, against_trl, has_trl
+from step import Contrasted, has_trl, trl_steps
 
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.jobs.policies import load_policy
@@ -34,6 +34,7 @@ from psn_tutorial.trainer import Trainer
 OURS, GENERATE, FLOOR = "psn_tutorial.rollout.sample", "transformers' generate, with logits", "matrix products alone"
 STEP, NOISY = "psn_tutorial GRPO", "psn_tutorial PSN-GRPO, 4 draws"
 REALTIME = "psn_tutorial PSN-GRPO, real-time sigma"
+SMOLLM2 = Path(__file__).resolve().parents[1] / ".venv" / "models" / "smollm2-135m-instruct.gguf"
 MICRO_BATCH = 16  # rollouts per forward and backward pass of a step, for both: trl's would not fit into 24 GB at once
 
 
@@ -125,11 +126,8 @@ def steps(args, with_trl: bool) -> dict:
         realtime = TrainConfig(**common, **noise, schedule="realtime", encoder=args.encoder, certainty=direction)
         programs[REALTIME] = Trainer(realtime, shared.policy, task, shared.problems).step
     programs[FLOOR] = arithmetic
-    with shared.ending(0):
-        if with_trl:
-            seconds, _ = against_trl(shared, task, programs, args, micro_batch)
-        else:
-            seconds = interleave(programs, args)
+    with shared.ending(0), trl_steps(shared, task, args, micro_batch) if with_trl else nullcontext() as trl:
+        seconds = interleave({TRL: trl.step} | programs if with_trl else programs, args)
     goals = [(TRL, STEP, ">= 2"), (TRL, NOISY, "")] if with_trl else []
     goals += [(STEP, FLOOR, ""), (NOISY, STEP, "")]
     if args.encoder:
@@ -140,8 +138,9 @@ def steps(args, with_trl: bool) -> dict:
 def main(words: list[str] | None = None) -> list[dict]:
     parser = batch_options(options(__doc__, rounds=3))
     parser.set_defaults(prompts=8, group=8, warmup=1)
-    here = Path(__file__).resolve().parents[1] / ".venv" / "models" / "smollm2-135m-instruct.gguf"
-    parser.add_argument("--base", default=str(here), help="a GGUF file, a checkpoint folder, a hub name (%(default)s)")
+    parser.add_argument(
+        "--base", default=str(SMOLLM2), help="a GGUF file, a checkpoint folder, a hub name (%(default)s)"
+    )
     parser.add_argument("--new", type=int, default=160, help="tokens of an answer where none ends (%(default)s)")
     parser.add_argument("--mean", type=float, default=18, help="tokens of an answer where they end, on average ...")
     parser.add_argument("--longest", type=int, default=64, help="... and at most (%(default)s)")
@@ -150,7 +149,7 @@ def main(words: list[str] | None = None) -> list[dict]:
     parser.add_argument("--no-trl", action="store_true", help="leave trl out")
     args = parser.parse_args(words)
     start(args)
-    if args.base == str(here) and not here.is_file():
+    if args.base == str(SMOLLM2) and not SMOLLM2.is_file():
         print("SmolLM2 is not here (`make test` fetches it): nothing is measured")
         return []
     results = [sampling(args, 0.0), sampling(args, 1 / args.mean), steps(args, not args.no_trl and has_trl())]

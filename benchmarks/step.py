@@ -1,8 +1,8 @@
 """A whole GRPO step: psn_tutorial against trl's GRPOTrainer, and against the arithmetic alone.
 
 The same policy, problems, groups, completion length, verifier and loss for both; temperature 1, no KL, one update per
-batch, float32, nothing written to disk, a learning rate that leaves the policy as it is. trl drives: between two of its
-steps the others take theirs, so that one run measures all of them side by side.
+batch, float32, nothing written to disk, a learning rate that leaves the policy as it is. trl's train() runs in a thread
+that waits after each of its steps, so that one run measures all of them side by side.
 
 psn_tutorial leaves rollouts without advantage out of the update, trl does not. So there are two rewards: "every group
 learns" gives each group both rewards and therefore the same update to everybody; "the task's own" is a real batch,
@@ -10,11 +10,14 @@ where a part of the groups has no contrast.
 """
 
 import tempfile
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clock import CLOCKS, Seconds, finish, interleave, options, show, start
+from clock import finish, interleave, options, show, start
 from floor import Countdown, Floor, Sizes, batch_options
 
 from psn_tutorial.config import TrainConfig
@@ -49,44 +52,80 @@ def our_step(sizes: Sizes, contrasted: bool, sigma: float):
     return Trainer(config, shared.policy, task, shared.problems).step
 
 
-def against_trl(shared: Any, task: Any, programs: dict, args, micro_batch: int = 0) -> tuple[Seconds, dict]:
-    """Seconds of trl's steps and of ``programs``, which run between them; and what trl logged last.
+class Stepped:
+    """A trainer of transformers as a program: each call of ``step`` lets its train() take one step.
+
+    train() runs in a thread of its own, which works while ``step`` waits for it, and waits at all other times. What it
+    does between two steps counts with the later one.
+    """
+
+    def __init__(self, trainer: Any):
+        from transformers import TrainerCallback
+
+        self.trainer, self.error, self.closed = trainer, None, False
+        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+
+        class Pauses(TrainerCallback):
+            def on_train_begin(_, args: Any, state: Any, control: Any, **__: Any) -> None:
+                self.pause(control)
+
+            on_step_end = on_train_begin
+
+        trainer.add_callback(Pauses())
+        self.thread = threading.Thread(target=self.train, daemon=True)
+        self.thread.start()
+        self.wait()
+
+    def train(self) -> None:
+        try:
+            self.trainer.train()
+        except BaseException as error:  # told by the thread that waits
+            self.error = error
+            self.done.release()
+
+    def pause(self, control: Any) -> None:
+        self.done.release()
+        self.go.acquire()
+        control.should_training_stop |= self.closed
+
+    def wait(self) -> None:
+        self.done.acquire()
+        if self.error:
+            raise self.error
+
+    def step(self) -> None:
+        self.go.release()
+        self.wait()
+
+    def close(self) -> None:
+        """End the training; ``trainer.state.log_history`` then ends with what it logged last."""
+        self.closed = True
+        self.go.release()
+        self.thread.join()
+
+
+@contextmanager
+def trl_steps(shared: Any, task: Any, args: Any, micro_batch: int = 0, noise: dict | None = None) -> Iterator[Stepped]:
+    """trl's trainer on the model of ``shared``, or ours inside trl where there is ``noise`` (settings of PSNConfig).
 
     shared: a Countdown, or what else has its attributes; task: its own, or Contrasted; micro_batch: rollouts per
     forward and backward pass, 0 for all at once.
     """
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    sizes, now = shared.sizes, CLOCKS[args.clock]
+    from psn_tutorial.integrations.trl import PSNConfig, PSNGRPOTrainer
+
+    sizes = shared.sizes
     micro_batch = micro_batch or sizes.rows
     problems = dict(zip(shared.texts, shared.problems, strict=True))
 
     def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         return [float(task.verify(text, problems[p]).correct) for p, text in zip(prompts, completions, strict=True)]
 
-    seconds: Seconds = {name: [] for name in (THEIRS, *programs)}
-
-    class Between(TrainerCallback):
-        """Runs after each of trl's steps, outside of its time."""
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.begin = now()
-
-        def on_step_end(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
-            times = {THEIRS: now() - self.begin}
-            for name, program in programs.items():
-                begin = now()
-                program()
-                times[name] = now() - begin
-            if state.global_step > args.warmup:
-                for name, value in times.items():
-                    seconds[name].append(value)
-            self.begin = now()
-
     with tempfile.TemporaryDirectory() as folder:
-        config = GRPOConfig(
+        settings = dict(
             output_dir=folder,
             max_steps=args.warmup + args.rounds,
             per_device_train_batch_size=micro_batch,
@@ -113,17 +152,19 @@ def against_trl(shared: Any, task: Any, programs: dict, args, micro_batch: int =
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        trainer = GRPOTrainer(
+        trainer = (PSNGRPOTrainer if noise else GRPOTrainer)(
             shared.model,
             reward,
-            config,
+            PSNConfig(**settings, **noise) if noise else GRPOConfig(**settings),
             Dataset.from_dict({"prompt": list(problems)}),
             processing_class=shared.tokenizer,
-            callbacks=[Between()],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return seconds, trainer.state.log_history[-1]
+        stepped = Stepped(trainer)
+        try:
+            yield stepped
+        finally:
+            stepped.close()
 
 
 def has_trl() -> bool:
@@ -159,13 +200,10 @@ def main(words: list[str] | None = None) -> list[dict]:
             NOISY: recorded(NOISY, our_step(sizes, contrasted, 0.2)),
             FLOOR: arithmetic,
         }
-        logged: dict = {}
-        if with_trl:
-            shared = Countdown(sizes)
-            task = Contrasted(shared.task) if contrasted else shared.task
-            seconds, logged = against_trl(shared, task, programs, args)
-        else:
-            seconds = interleave(programs, args)
+        shared = Countdown(sizes)
+        task = Contrasted(shared.task) if contrasted else shared.task
+        with trl_steps(shared, task, args) if with_trl else nullcontext() as trl:
+            seconds = interleave({THEIRS: trl.step} | programs if with_trl else programs, args)
         goals = [(THEIRS, OURS, ">= 2"), (THEIRS, NOISY, "")] if with_trl else []
         goals += [(OURS, FLOOR, "<= 1.5" if contrasted else ""), (NOISY, OURS, "")]
         result = show(f"A GRPO step, reward: {name}: {sizes}", seconds, goals)
@@ -173,7 +211,8 @@ def main(words: list[str] | None = None) -> list[dict]:
             label: {"tokens": record["tokens"], "zero_contrast": record["zero_contrast"]}
             for label, record in records.items()
         }
-        if logged:
+        if with_trl:
+            logged = trl.trainer.state.log_history[-1]
             result["rollouts"][THEIRS] = {
                 "tokens": round(logged["completions/mean_length"] * sizes.rows),
                 "zero_contrast": logged["frac_reward_zero_std"],

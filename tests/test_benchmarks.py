@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from psn_tutorial.models.bases import base_folder
 from tests.models.smollm2 import FILE
 from tests.models.smollm2 import FOLDER as FOLDER_OF_MODELS
 
@@ -33,6 +34,7 @@ def test_every_script_is_tested_here():
         "clock",
         "draws",
         "floor",
+        "integration",
         "memory",
         "noise",
         "qlora",
@@ -101,6 +103,38 @@ def test_a_step_beside_trl(tmp_path):
         assert all(times["min"] > 0 for times in result["seconds"].values()) and len(result["seconds"]) == 4
         tokens = [rollouts["tokens"] for rollouts in result["rollouts"].values()]
         assert len(tokens) == 3 and all(0 < n <= 8 * 18 for n in tokens)
+
+
+def test_the_noise_inside_trl_beside_trl_and_our_own_loop(tmp_path):
+    pytest.importorskip("trl")
+    script, out = load("integration"), tmp_path / "record.json"
+    results = script.main([*TINY, "--base", str(base_folder("sums")), "--new", "6", "--out", str(out)])
+    assert json.loads(out.read_text())["results"] == results and len(results) == 2
+    inside, noisy = ([name.format(n) for n in (1, 4)] for name in (script.INSIDE, script.NOISY))
+    for result in results:
+        assert set(result["seconds"]) == {script.THEIRS, *inside, script.OURS, *noisy}
+        assert all(times["min"] > 0 for times in result["seconds"].values())
+        assert [(r["above"], r["below"]) for r in result["ratios"]] == [
+            *((name, script.THEIRS) for name in inside),
+            (script.THEIRS, script.OURS),
+            *zip(inside, noisy, strict=True),
+        ]
+    assert "138,560 of 138,560 weights" in results[0]["title"] and "77,824 of 536,320 weights" in results[1]["title"]
+
+
+def test_a_trainer_in_a_thread_takes_one_step_at_a_time_and_tells_its_errors():
+    pytest.importorskip("trl")
+    step, floor = load("step"), load("floor")
+    args = Namespace(warmup=0, rounds=5)
+    shared = floor.Countdown(floor.Sizes(2, 4))
+    with step.trl_steps(shared, shared.task, args) as stepped:
+        for count in (1, 2):
+            stepped.step()
+            assert stepped.trainer.state.global_step == count
+        stepped.trainer.model.forward = None
+        with pytest.raises(TypeError):
+            stepped.step()
+    assert not stepped.thread.is_alive() and stepped.trainer.state.global_step == 2
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="SmolLM2 is not here: python -m tests.models.smollm2")
