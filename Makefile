@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 # A process per core, each with one thread; the tests of a file, and the cells of a notebook, stay in one process.
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test lint lab docs notebooks bench clean
+.PHONY: help demo test lint lab docs browser notebooks bench clean
 
 help:            ## say what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -e 's/:.*## */\t/' | expand -t 12
@@ -47,6 +47,9 @@ lab: $(VENV)/.full     ## open the notebooks in JupyterLab
 
 docs: $(VENV)/.full     ## build the documentation site, build/site/html/index.html; runs no notebook, needs no network
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python docs/build.py
+
+browser: $(VENV)/.full     ## drive JupyterLab in Chromium, where there is one: notebook 00, all cells (minutes)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -rs tests/notebooks/lab.py
 
 notebooks: $(VENV)/.full     ## run every notebook anew; store what it shows, and what it took
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.notebooks.execute $(ARGS)
