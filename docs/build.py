@@ -68,9 +68,12 @@ def linked(text: str, page: Path, source: Path) -> str:
 
 
 def notebook(path: Path, source: Path) -> str:
-    """The notebook as the site shows it: solutions folded away, and of a slider what it shows without a kernel."""
+    """The notebook as the site shows it: numbered, solutions folded away, and of a slider what needs no kernel."""
     book = json.loads(path.read_text(encoding="utf-8"))
     book["metadata"].pop("widgets", None)
+    if number := re.match(r"\d+", path.name):
+        first = book["cells"][0]
+        first["source"] = re.sub(r"^# ", f"# {number[0]}. ", "".join(first["source"]))
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = linked("".join(cell["source"]), path, source)

@@ -1,12 +1,17 @@
 """Settings of Sphinx for the documentation site; docs/build.py lays out its sources and calls it with them."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # docstrings.py; and the library of this tree, whatever is installed
 
 import psn_tutorial  # noqa: E402
+
+for module in walk_packages(psn_tutorial.__path__, "psn_tutorial."):
+    import_module(module.name)  # once, before Sphinx divides its work among processes, which would each import torch
 
 project = "psn_tutorial"
 author = "The psn_tutorial authors"
