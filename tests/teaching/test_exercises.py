@@ -15,6 +15,8 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.estimators import pass_at_k
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
+from psn_tutorial.preflight.budget import shape_of
+from psn_tutorial.preflight.cost import Step, operations
 from psn_tutorial.rollout import token_logps
 from psn_tutorial.schedulers import KLTargetSigma, RealtimeSigma
 from psn_tutorial.signals import token_certainty
@@ -59,6 +61,13 @@ def realtime_rule(sigma, indicator, target, growth):
     return schedule.update({"similarity": indicator, "self_certainty": 1.0})
 
 
+def update_operations(weights, tokens, frozen, recompute):
+    """The library's count of an update, in passes of the model, times one pass of the exercise's weights."""
+    step = Step(1, 1, prompt=tokens, completion=1, learns=0.01 if frozen else 1.0, recompute=recompute)
+    counted = operations(shape_of("qwen3-0.6b"), step)  # sampling a single token is the reading of its prompt
+    return 2 * weights * tokens * counted["updating"] / counted["sampling"]
+
+
 LIBRARY = {
     "pass_at_k": pass_at_k,
     "expected_coverage": population_coverage,
@@ -73,6 +82,7 @@ LIBRARY = {
     "self_certainty": token_certainty,
     "kl_target_rule": lambda sigma, k1, target: KLTargetSigma(sigma, target).update({"kl_k1": k1}),
     "token_logps": lambda logits, tokens, temperature: token_logps(logits / temperature, tokens)[0],
+    "update_operations": update_operations,
 }
 
 

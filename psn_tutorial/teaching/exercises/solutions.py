@@ -75,6 +75,11 @@ def realtime_rule(sigma: float, indicator: float, target: float, growth: float) 
     return sigma * growth if indicator > target else sigma / growth
 
 
+def update_operations(weights: int, tokens: int, frozen: bool, recompute: bool) -> float:
+    passes = 3 - frozen + recompute  # forward, backward to inputs and to weights; less one, and one more
+    return 2 * weights * tokens * passes
+
+
 HINTS = {
     "pass_at_k": (
         "What is the chance that the first sample is wrong? And the second, if the first was?",
@@ -127,5 +132,9 @@ HINTS = {
     "realtime_rule": (
         "A high indicator means that the rollouts are alike. Do they then need more noise, or less?",
         "Multiply by the growth, or divide by it; the size of the deviation does not matter.",
+    ),
+    "update_operations": (
+        "One product of a layer's weights with its tokens is 2 operations for each weight and token.",
+        "Count the products: one forward, two backward; which of them does frozen save, which does recompute add?",
     ),
 }
