@@ -17,6 +17,7 @@ from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.runs.manifest import update
 from psn_tutorial.runs.provenance import provenance
 from psn_tutorial.tasks.files import MANIFEST
+from psn_tutorial.teaching.sliders.moving import WIDGET
 from tests.notebooks.promises import MEMORY, TIME, used
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,15 +30,24 @@ MEGABYTES = (512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 def execute(path: Path) -> dict:
     """Run a notebook in a kernel of its own and store its outputs; return what it took."""
     book = nbformat.read(path, as_version=4)
-    client = NotebookClient(book, timeout=None, record_timing=False, resources={"metadata": {"path": str(path.parent)}})
+    where = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(book, timeout=None, record_timing=False, store_widget_state=False, resources=where)
     with client.setup_kernel():
         for i, cell in enumerate(book.cells):
             client.execute_cell(cell, i)
         seconds, megabytes = used(client.km.provisioner.pid)
+    drop_widgets(book)
     nbformat.write(book, path)
     facts = provenance()
     machine = {key: facts[key] for key in ("cpu", "cpu_count", "system", "versions")}
     return {"processor_seconds": round(seconds, 1), "peak_mb": round(megabytes), "machine": machine}
+
+
+def drop_widgets(book: nbformat.NotebookNode) -> None:
+    """Leave out the sliders: without their kernel they cannot move, and the still pictures before them stay."""
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if set(output.get("data", {"text": ""})) != {WIDGET}]
 
 
 def card(text: str, took: dict) -> str:
