@@ -45,7 +45,8 @@ def test_the_examples_show_what_they_say(path):
 
 
 def test_every_block_of_the_readme_is_tested():
-    assert {name for name, _ in FENCE.findall(README.read_text(encoding="utf-8"))} == {"sh", "pycon"}
+    """Those in Python by tests/integrations/test_readme_blocks.py."""
+    assert {name for name, _ in FENCE.findall(README.read_text(encoding="utf-8"))} == {"sh", "pycon", "python"}
 
 
 def test_the_targets_of_the_readmes_blocks_can_be_made():
