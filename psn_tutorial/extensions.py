@@ -4,18 +4,23 @@ To name something is to run its module: settings and records only check how the 
 is called where a command needs the thing itself.
 """
 
+import functools
+import hashlib
 import importlib
+import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from psn_tutorial.errors import UserError, check_choice, shown
 
 NAME = r"[^\W\d]\w*"
+KINDS = {str: "a text", int: "a whole number"}
 NAMED = re.compile(rf"{NAME}(\.{NAME})*:{NAME}")
 
 
@@ -78,6 +83,70 @@ def in_one_sentence(what: str, file: str | None = None) -> Iterator[None]:
         if file is not None and all(Path(frame.filename) != Path(file) for frame in frames):
             raise
         raise UserError(f"{what}: {_told(error)}") from error
+
+
+def tell_faults(cls: type, base: type, returns: Mapping[str, type] | None = None) -> None:
+    """Let the methods and properties of ``base`` that ``cls`` defines tell what they raise in a sentence, which names
+    class and method; for classes of other packages, from ``__init_subclass__``.
+
+    returns: the type that a method must return, for those where nothing else tells that it is another.
+    """
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return
+    for name, found in list(vars(cls).items()):
+        what, kind = f"the method {name} of {cls.__qualname__}", (returns or {}).get(name, object)
+        if name.startswith("_") or not hasattr(base, name):
+            continue
+        if inspect.isfunction(found):
+            setattr(cls, name, _telling(found, what, kind))
+        elif isinstance(found, property):
+            setattr(cls, name, property(_telling(found.fget, what, kind), doc=found.__doc__))
+
+
+def _telling(method: Callable[..., Any], what: str, kind: type) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def told(*args: Any, **named: Any) -> Any:
+        with in_one_sentence(f"{what} fails"):
+            answer = method(*args, **named)
+        if not isinstance(answer, kind):
+            raise UserError(f"{what} must return {KINDS[kind]}, got {shown(answer)}")
+        return answer
+
+    return told
+
+
+def origins(*named: Any) -> dict[str, dict[str, dict[str, str]]]:
+    """{"modules": {module: where it comes from}} of the imported modules of other packages that settings name as
+    module:name, or that define the class of a task; {} where there are none. For a record's provenance.
+
+    named: settings, or values of them: texts in mappings and lists of any depth; and objects, for their class.
+    """
+    modules = {module for value in named for module in _modules_in(value)}
+    found = {module: _origin(sys.modules[module]) for module in sorted(modules) if module in sys.modules}
+    return {"modules": found} if found else {}
+
+
+def _modules_in(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _modules_in(part)
+    elif is_named(value):
+        yield value.partition(":")[0]
+    elif (module := type(value).__module__).partition(".")[0] not in (__name__.partition(".")[0], "builtins"):
+        yield module
+
+
+def _origin(module: ModuleType) -> dict[str, str]:
+    """The installed distribution of a module, with its version, and the SHA-256 of its file; what there is of them."""
+    from importlib import metadata  # here: importing and searching take a tenth of a second
+
+    origin, file = {}, getattr(module, "__file__", None)
+    packages = metadata.packages_distributions().get(module.__name__.partition(".")[0], ())
+    if packages:
+        origin["distribution"] = ", ".join(f"{name} {metadata.version(name)}" for name in sorted(set(packages)))
+    if file and Path(file).is_file():
+        origin["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return origin
 
 
 def _told(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psn_tutorial.errors import UserError, check_choice, check_count, check_range, shown
-from psn_tutorial.extensions import check_named, imported, in_one_sentence
+from psn_tutorial.extensions import check_named, imported, in_one_sentence, tell_faults
 from psn_tutorial.settings import option
 
 SHAPES = ("linear", "cosine", "exponential")
@@ -34,6 +34,10 @@ class Scheduler:
                     self.sigma /= 2
                 return self.sigma
     """
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        tell_faults(cls, Scheduler)
 
     sigma: float
     state: ClassVar[tuple[str, ...]] = ()

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import astuple, replace
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -76,6 +77,40 @@ def test_nothing_is_left_behind(model, carrier):
     assert torch.equal(logits(model), clean)
     assert all(torch.equal(p.view(torch.uint8), before[n].view(torch.uint8)) for n, p in model.named_parameters())
     assert not any("forward" in vars(layer) for layer in linear_layers(model, "all").values())
+
+
+@BESIDE
+def test_a_forward_pass_of_a_modules_own_is_put_back(model, carrier):
+    layers = linear_layers(model, "mlp")
+    hooked = dict.fromkeys(list(layers.values())[::2])
+    for layer in hooked:
+        hooked[layer] = layer.forward = partial(type(layer).forward, layer)
+    before = logits(model)
+    with carried(model, NoiseConfig(0.1, "mlp", carrier=carrier), [0, 1]):
+        assert not any(vars(layer)["forward"] is hooked.get(layer) for layer in layers.values())
+    assert all(vars(layer).get("forward") is hooked.get(layer) for layer in layers.values())
+    assert torch.equal(logits(model), before)
+
+
+@BESIDE
+def test_in_some_layers_the_noise_is_that_of_all_layers(model, carrier):
+    """Two layers: what the noise in the first adds is what it adds there with noise in both."""
+    layers = linear_layers(model, "attention")
+    with carried(model, NoiseConfig(0.1, "attention", carrier=carrier), [3]):
+        everywhere = {name: effective(layer) for name, layer in layers.items()}
+    clean = {name: effective(layer) for name, layer in layers.items()}
+    config = NoiseConfig(0.1, "attention", carrier=carrier, layers="first")
+    moved = change_since(model, config)
+    with carried(model, config, [3]) as receipt:
+        assert set(receipt.names) == {name for name in layers if ".layers.0." in name} != set(layers)
+        for name, layer in layers.items():
+            assert torch.equal(effective(layer), everywhere[name] if name in receipt.names else clean[name])
+    assert left_out(model, replace(config, targets="q_proj|q_norm")) == ["model.layers.0.self_attn.q_norm.weight"]
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name and ".layers.1." in name:
+                p.add_(1.0)
+    assert moved() == 0.0  # the second layer has learned, and has no noise
 
 
 def test_the_dense_carrier_is_the_noise_of_the_bare_model(checkpoint):

@@ -2,6 +2,7 @@ from dataclasses import astuple
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -57,6 +58,27 @@ def test_an_exception_inside_leaves_the_clean_policy(policy):
     with pytest.raises(KeyError), stacked(model, NoiseConfig(0.1, "all"), [0, 1]):
         raise KeyError
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_forward_pass_of_a_modules_own_is_put_back(policy):
+    """As accelerate hooks a module: its forward stands in the instance."""
+    _, _, model = policy()
+    layer, calls = model.model.layers[0].mlp.up_proj, []
+
+    class Counting(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            calls.append(module)
+            return args, kwargs
+
+    add_hook_to_module(layer, Counting())
+    hooked = vars(layer)["forward"]
+    with pytest.raises(KeyError), stacked(model, NoiseConfig(0.1, "mlp"), [0, 1]):
+        assert vars(layer)["forward"] is not hooked and "forward" in vars(model.model.layers[1].mlp.up_proj)
+        raise KeyError
+    assert vars(layer)["forward"] is hooked and "forward" not in vars(model.model.layers[1].mlp.up_proj)
+    assert not calls
+    forward(model, torch.ones(2, 3, dtype=torch.long))
+    assert calls == [layer]
 
 
 def test_the_receipt_measures_what_was_done(policy):

@@ -15,22 +15,28 @@ import numpy as np
 from scipy.special import fdtri
 from scipy.stats import rankdata
 
-from psn_tutorial.choices import CARRIERS, TARGETS
+from psn_tutorial.choices import CARRIERS, LAYERS, TARGETS
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range, shown
 from psn_tutorial.evaluation.estimators import pass_at_k
 from psn_tutorial.evaluation.intervals import Interval, percentile_interval
+from psn_tutorial.extensions import check_named, is_named
 from psn_tutorial.runs.files import read_lines
 from psn_tutorial.settings import to_mapping
+from psn_tutorial.sites import RANGE, check_layers
 
 RESAMPLES, LEVEL = 2000, 0.95
-WAYS = "temperature=1.2, top-p=0.9, or a site of noise and its sigma such as mlp=0.1, mlp=0.002:absolute, mlp=0.1:dense"
+WAYS = (
+    "temperature=1.2, top-p=0.9, or a site of noise and its sigma such as mlp=0.1, mlp=0.002:absolute, mlp=0.1:dense, "
+    "mlp=0.1:middle"
+)
 
 
 @dataclass(frozen=True)
 class Sampler:
     """How answers are sampled; by default from the policy itself, at temperature 1.
 
-    targets, sigma, relative, carrier, rank: the noise, as in :class:`psn_tutorial.noise.NoiseConfig`; sigma 0: none.
+    targets, sigma, relative, carrier, rank, layers: the noise, as in :class:`psn_tutorial.noise.NoiseConfig`; sigma 0:
+        none.
     temperature, top_p: as in :func:`psn_tutorial.rollout.sample`.
     """
 
@@ -41,12 +47,14 @@ class Sampler:
     rank: int = 16
     temperature: float = 1.0
     top_p: float = 1.0
+    layers: str = "all"
 
     def __post_init__(self) -> None:
+        check_layers(self.layers)
         check_range("sigma", self.sigma, low=0)
         check_positive("temperature", self.temperature)
         check_range("top-p", self.top_p, above=0, high=1)
-        check_choice("carrier", self.carrier, CARRIERS)
+        check_named("carrier", self.carrier, CARRIERS)
 
     @classmethod
     def parse(cls, text: str) -> "Sampler":
@@ -60,17 +68,24 @@ class Sampler:
         value = float(number)
         if name in ("temperature", "top-p") and not details:
             return cls(**{name.replace("-", "_"): value})
-        check_choice("the site of noise", name, TARGETS)
-        for detail in details:
-            check_choice(f"what follows {name}={number}", detail, ("absolute", *CARRIERS))
-        carriers = [detail for detail in details if detail != "absolute"] or ["auto"]
-        if len(carriers) > 1:
-            raise UserError(f"{name}={number} must name one carrier, got {' and '.join(carriers)}")
-        return cls(name, value, "absolute" not in details, carriers[0])
+        check_named("the site of noise", name, TARGETS)
+        layers = [detail for detail in details if detail in LAYERS or RANGE.fullmatch(detail)]
+        carriers = [detail for detail in details if detail in CARRIERS]
+        others = [detail for detail in details if detail not in (*layers, *carriers, "absolute")]
+        if is_named(":".join(others)):
+            carriers, others = [*carriers, ":".join(others)], []
+        for detail in others:
+            check_choice(f"what follows {name}={number}", detail, ("absolute", *CARRIERS, *LAYERS))
+        for what, several in (("carrier", carriers), ("choice of layers", layers)):
+            if len(several) > 1:
+                raise UserError(f"{name}={number} must name one {what}, got {' and '.join(several)}")
+        how = {"carrier": carriers[0] if carriers else "auto", "layers": layers[0] if layers else "all"}
+        return cls(name, value, "absolute" not in details, **how)
 
     def __str__(self) -> str:
         if self.sigma:
-            details = [] if self.relative else ["absolute"]
+            details = [] if self.layers == "all" else [self.layers]
+            details += [] if self.relative else ["absolute"]
             details += [] if self.carrier == "auto" else [self.carrier]
             return ":".join([f"{self.targets}={self.sigma:g}", *details])
         if self.top_p < 1:

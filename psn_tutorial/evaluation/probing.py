@@ -115,9 +115,8 @@ def _one_draw(
     texts: list[str] = []
     ended: list[bool] = []
     tokens, sums = 0, torch.zeros(len(MEANS) + len(SUMS), dtype=torch.float64)
-    noise = NoiseConfig(
-        sampler.sigma, sampler.targets, sampler.relative, seed, carrier=sampler.carrier, rank=sampler.rank
-    )
+    how = {name: getattr(sampler, name) for name in ("targets", "relative", "carrier", "rank", "layers")}
+    noise = NoiseConfig(sampler.sigma, seed=seed, **how)
     for start in range(0, len(problems), batch):
         some = problems[start : start + batch]
         rollouts = sample(

@@ -9,6 +9,7 @@ from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
+from psn_tutorial.extensions import origins
 from psn_tutorial.jobs.policies import (
     base_of,
     check_words,
@@ -54,7 +55,7 @@ def evaluate_policy(
     loaded, step = (starting_policy(policy), 0) if begins else policy_and_step(policy, config.device, four_bit)
     check_policy(loaded, task, problems)
     settings = {**to_mapping(config), "policy_sha256": fingerprint(loaded.model)}
-    source = source_of_base(base_of(policy) if begins else policy)
+    source = source_of_base(base_of(policy) if begins else policy) | origins(settings, task)
     run = open_or_create(folder, settings, command, source)
     path = run.path / "eval.json"
     if not stands(path):

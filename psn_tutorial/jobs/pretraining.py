@@ -21,6 +21,7 @@ from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
+from psn_tutorial.extensions import origins
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import is_run, require_new, save_policy
 from psn_tutorial.jobs.problems import held_out_problems, training_problems
@@ -183,7 +184,8 @@ class PretrainingJob:
             )
         require_new(Path(folder))
         job = cls(config)
-        job.training.run = RunFolder.create(folder, to_mapping(config), command)
+        settings = to_mapping(config)
+        job.training.run = RunFolder.create(folder, settings, command, origins(settings, job.task))
         return job
 
     @classmethod

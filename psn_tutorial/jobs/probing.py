@@ -11,6 +11,7 @@ from psn_tutorial.config import ProbeConfig
 from psn_tutorial.evaluation.calibrate import OutOfReachError
 from psn_tutorial.evaluation.probes import Probe, Sampler, figures, read_probes
 from psn_tutorial.evaluation.probing import probe, sampler_of_kl
+from psn_tutorial.extensions import origins
 from psn_tutorial.jobs.evaluating import check_policy, open_or_create
 from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, source_of_base
 from psn_tutorial.jobs.problems import held_out_problems
@@ -43,7 +44,8 @@ def probe_policy(
     loaded = _loaded(policy, config)
     check_policy(loaded, task, problems)
     settings = {**to_mapping(config), "policy_sha256": fingerprint(loaded.model)}
-    run = open_or_create(folder, settings, command, source_of_base(policy))
+    sources = source_of_base(policy) | origins(settings, task, [to_mapping(sampler) for sampler in samplers])
+    run = open_or_create(folder, settings, command, sources)
     path = run.path / "probe.jsonl"
     with in_words(path, "what stood there is kept"):
         drop_half_line(path)

@@ -14,6 +14,7 @@ from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, check_range
 from psn_tutorial.evaluation.records import EvaluationRecord
 from psn_tutorial.evaluation.sampling import evaluate
+from psn_tutorial.extensions import origins
 from psn_tutorial.jobs.evaluating import check_policy
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, source_of_base, starting_policy
@@ -61,7 +62,7 @@ class TrainingJob:
     def start(cls, folder: str | Path, config: RunConfig, command: Sequence[str] | None = None) -> "TrainingJob":
         """Begin a run in a new folder. ``command`` is the argument list that asked for it."""
         job = cls(config)
-        job.trainer.run = RunFolder.create(folder, job.settings, command, source_of_base(base_of(config)))
+        job.trainer.run = RunFolder.create(folder, job.settings, command, job.sources)
         return job
 
     @classmethod
@@ -100,6 +101,11 @@ class TrainingJob:
     def settings(self) -> dict[str, Any]:
         """What config.json holds."""
         return {**to_mapping(self.config), "base_sha256": self.base_sha256}
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """What provenance.json tells besides: of the base, and of the modules of other packages that take part."""
+        return source_of_base(base_of(self.config)) | origins(self.settings, self.task)
 
     def train(self, stop: Stop, progress: bool = False) -> Iterator[dict[str, Any]]:
         """Take the steps that are left and evaluate on the way; yields the record of each step.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from psn_tutorial.errors import UserError, shown
-from psn_tutorial.extensions import in_one_sentence
+from psn_tutorial.extensions import tell_faults
 from psn_tutorial.tasks.files import shipped_problems
 
 P = TypeVar("P")
@@ -68,12 +68,18 @@ class Task(ABC, Generic[P]):
             length: int = 5
             ...
 
+    What its methods raise is told in a sentence that names the class and the method, the exception as its cause.
+
     Class attributes:
         name: what ``get_task`` and the command line know it by.
         splits: how its problems are made, "eval" and "train": the arguments of ``generate``.
         shipped: are the problems of its default difficulty in data/?
         exact: can it tell the exact success probability of a policy (:meth:`exact_success`)?
     """
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        tell_faults(cls, Task, {"prompt": str, "max_tokens": int})
 
     name: ClassVar[str]
     splits: ClassVar[Splits] = {
@@ -168,10 +174,9 @@ class Task(ABC, Generic[P]):
     def verify_many(self, responses: Sequence[str], problems: Sequence[P]) -> list[Verdict]:
         """The verdict on each response to its problem.
 
-        Raises UserError when ``verify`` fails, or returns something else than a Verdict.
+        Raises UserError when ``verify`` returns something else than a Verdict.
         """
-        with in_one_sentence(f"the method verify of {self.name} fails"):
-            verdicts = [self.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
+        verdicts = [self.verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
         for verdict in verdicts:
             if not isinstance(verdict, Verdict):
                 raise UserError(f"the method verify of {self.name} must return a Verdict, got {shown(verdict)}")

@@ -4,79 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from psn_tutorial.config import EvaluationConfig, RunConfig
 from psn_tutorial.errors import UserError
-from psn_tutorial.jobs.policies import save_policy
-from psn_tutorial.models.bases import TinyConfig
-from psn_tutorial.models.policy import Policy
-from psn_tutorial.models.tiny import build_model, build_tokenizer
 from psn_tutorial.tasks import get_task, registry
+from psn_tutorial.tasks.countdown import Countdown
+from tests.cli.own_module import MODULE, NOISY, SMALL
 from tests.cli.tiny_runs import process, timeless, weights
-
-MODULE = '''
-from psn_tutorial.schedulers import Scheduler
-from psn_tutorial.tasks import Demonstration, Task, Verdict
-
-class Parity(Task):
-    """Say whether a number is odd or even."""
-    name = "own_parity"
-    words = [*map(str, range(10)), "odd", "even"]
-    splits = {"eval": {"seed": 0, "count": 3}, "train": {"seed": 1, "count": 4}}
-    def generate(self, seed, count, exclude=()):
-        left = [number for number in range(10) if number not in set(exclude)]
-        return [left[(seed + i) % len(left)] for i in range(count)]
-    def prompt(self, problem):
-        return str(problem)
-    def max_tokens(self, problem):
-        return 2
-    def verify(self, response, problem):
-        right = response.split()[:1] == [("even", "odd")[problem % 2]]
-        return Verdict(right, "" if right else "the other one")
-    def to_json(self, problem):
-        return {"number": problem}
-    def from_json(self, fields, where):
-        return int(fields["number"])
-    def demonstration(self, problem, rng):
-        return Demonstration(rng.choice(("odd", "even")), (True,))
-
-class Halving(Scheduler):
-    state = ("sigma",)
-    def __init__(self, sigma):
-        self.sigma = sigma
-    def update(self, signals):
-        self.sigma /= 2
-        return self.sigma
-'''
-SMALL = "--prompts 2 --group 4 --samples 4 --steps 4 --entropy-coef 0.01 --save-every 1".split()
-NOISY = ["--sigma", 0.5, "--relative", "--draws", 2]
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A folder with a module, own_tasks.py, and a small random policy that knows its words: a function that writes
-    another module, in the folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
-    before = set(sys.modules)
-
-    def write(content, name="own_tasks"):
-        sys.modules.pop(name, None)
-        (tmp_path / f"{name}.py").write_text(content, encoding="utf-8")
-
-    write(MODULE)
-    tokenizer = build_tokenizer([*map(str, range(10)), "odd", "even"])
-    save_policy(
-        Policy(build_model(TinyConfig(hidden=16, ff=32, heads=2, kv_heads=2), tokenizer), tokenizer), tmp_path / "base"
-    )
-    yield write
-    for name in set(sys.modules) - before:
-        if name.startswith(("own_", "evil")):
-            del sys.modules[name]
 
 
 def train(psn, *words, out="runs/one"):
@@ -184,14 +122,21 @@ FAULTS = (  # each in the place of what the module has
     (
         "return Verdict(right, ",
         "return 1 / len(response)  # ",
-        "verify of own_parity fails: ZeroDivisionError: division",
+        "the method verify of Parity fails: ZeroDivisionError: division by zero (own_tasks.py, line ",
     ),
     ('"count": 3}', '"count": 0}', "own_parity must have problems to evaluate on, got none"),
     (
         "% len(left)]",
         "% 0]",
-        "problems of own_parity cannot be made: ZeroDivisionError: integer modulo by zero (own_tasks",
+        "the method generate of Parity fails: ZeroDivisionError: integer modulo by zero (own_tasks",
     ),
+    (
+        "return str(problem)",
+        "return str(1 / 0)",
+        "the method prompt of Parity fails: ZeroDivisionError: division by zero",
+    ),
+    ("return str(problem)", "return problem", "the method prompt of Parity must return a text, got "),
+    ("return 2", "return self.limit", "the method max_tokens of Parity fails: AttributeError: 'Parity' object has no"),
     ("words = ", "__init__ = lambda self, limit: None; words = ", "task own_tasks:Parity cannot be made: TypeError: "),
 )
 
@@ -256,6 +201,59 @@ def test_a_mistake_in_the_name_of_a_scheduler(own, psn, tmp_path, name, sentence
     said = train(psn, *NOISY, "--schedule", name)
     assert (said.code, said.err.count("\n")) == (2, 1) and sentence in said.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_fault_in_its_scheduler_is_a_sentence_and_keeps_what_was_saved(own, psn):
+    own(MODULE.replace("self.sigma /= 2", 'self.sigma /= 2 - signals["step"]'))
+    said = train(psn, *NOISY, "--schedule", "own_tasks:Halving")
+    assert said.code == 2 and said.err.count("\n") <= 3, said.err
+    assert (
+        "the method update of Halving fails: ZeroDivisionError: float division by zero (own_tasks.py, line" in said.err
+    )
+    assert [step["step"] for step in timeless("runs/one")] == [1]
+
+
+def test_methods_and_properties_of_ones_own_tell_what_they_raise_and_keep_their_cause(own):
+    sys.path.append("")
+    from own_tasks import Parity
+
+    class Faulty(Parity):
+        @property
+        def ends(self):
+            return {}["ends"]
+
+        def max_tokens(self, problem):
+            """Documented."""
+            return [][problem]
+
+    assert Faulty.max_tokens.__doc__ == "Documented." and Faulty().prompt(3) == "3"
+    with pytest.raises(
+        UserError, match="the method ends of .*Faulty fails: KeyError: 'ends' .test_own_task.py"
+    ) as told:
+        _ = Faulty().ends
+    assert isinstance(told.value.__cause__, KeyError)
+    with pytest.raises(UserError, match="the method max_tokens of .*Faulty fails: IndexError: list index out of range"):
+        Faulty().max_tokens(3)
+    assert not hasattr(Countdown.prompt, "__wrapped__")  # ours are as they are written
+
+
+def test_a_record_says_which_code_of_ones_own_it_was_made_with(own, psn, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"own_other": ["my-dist"]})
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"my-dist": "1.2.3"}.get(name) or "0")
+    own("from own_tasks import Halving\ndef mlp(name):\n    return '.mlp.' in name\n", "own_other")
+    words = [*NOISY, "--schedule", "own_other:Halving", "--targets", "own_other:mlp"]
+    assert train(psn, *words).code == 0
+    sums = {name: sha256((tmp_path / f"{name}.py").read_bytes()).hexdigest() for name in ("own_tasks", "own_other")}
+    known = {
+        "own_other": {"distribution": "my-dist 1.2.3", "sha256": sums["own_other"]},
+        "own_tasks": {"sha256": sums["own_tasks"]},
+    }
+    made = json.loads((tmp_path / "runs/one/provenance.json").read_text())
+    assert made["modules"] == known
+    assert psn("evaluate", "runs/one", "--samples", 2, "--out", "ev").code == 0
+    assert json.loads((tmp_path / "ev/provenance.json").read_text())["modules"] == {"own_tasks": known["own_tasks"]}
+    assert train(psn, "--task", "chain", "--base", "none", out="plain").code == 0
+    assert "modules" not in json.loads((tmp_path / "plain/provenance.json").read_text())
 
 
 def test_it_needs_noise_and_may_read_every_setting_of_a_schedule(own, psn):

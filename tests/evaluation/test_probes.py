@@ -30,6 +30,10 @@ from tests.evaluation.probes_by_hand import made
         ("head=0.004:absolute", Sampler("head", 0.004, relative=False)),
         ("attention=1e-05:dense", Sampler("attention", 1e-5, carrier="dense")),
         ("all=0.02:absolute:weights", Sampler("all", 0.02, relative=False, carrier="weights")),
+        ("mlp=0.1:middle", Sampler("mlp", 0.1, layers="middle")),
+        ("mlp=0.1:4-7:absolute:dense", Sampler("mlp", 0.1, relative=False, carrier="dense", layers="4-7")),
+        ("my.sites:half=0.1:3", Sampler("my.sites:half", 0.1, layers="3")),
+        ("mlp=0.1:first:absolute:my.sites:half", Sampler("mlp", 0.1, False, "my.sites:half", layers="first")),
     ],
 )
 def test_a_sampler_and_its_word_are_inverse(word, sampler):
@@ -46,6 +50,10 @@ def test_a_sampler_and_its_word_are_inverse(word, sampler):
         ("mpl=0.1", "the site of noise must be one of 'mlp', .*got 'mpl'"),
         ("mlp=0.1:dens", "what follows mlp=0.1 must be one of 'absolute', .*got 'dens'"),
         ("mlp=0.1:dense:lowrank", "mlp=0.1 must name one carrier, got dense and lowrank"),
+        ("mlp=0.1:dense:my:own", "mlp=0.1 must name one carrier, got dense and my:own"),
+        ("mlp=0.1:first:2", "mlp=0.1 must name one choice of layers, got first and 2"),
+        ("mlp=0.1:7-2", "layers must be one of all, .* got '7-2'"),
+        ("my-sites:half=0.1", "the site of noise must be one of mlp, .*, or module:name .* got 'my-sites:half'"),
         ("mlp=-0.1", "a sampler must be clean"),
         ("mlp=1.2.3", "a sampler must be clean"),
     ],
