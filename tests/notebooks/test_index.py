@@ -25,8 +25,7 @@ MODULES = (
 )
 # Public too, but not of the method: what these functions are built from, or what holds their results.
 PLUMBING = {
-    "noise": {"Tally", "select", "share_rows"},
-    "advantages": {"only_unsolved"},  # a neighbour of the method, told in its docstring
+    "noise": {"Tally", "other_forwards", "select", "share_rows"},
     "schedulers": {"Scheduler", "ScheduleConfig", "make_scheduler"},
     "signals": {"mean_certainty"},
     "evaluation.estimators": {"zero_contrast"},
