@@ -105,7 +105,8 @@ class Trainer:
         self.reference = {name: p.detach().clone() for name, p in learning if p.requires_grad}
         self.max_tokens = max(map(task.max_tokens, problems))
         if config.noisy:
-            check_carrier(self.model, NoiseConfig.of(config, config.sigma))  # a filter that matches nothing is told now
+            # A filter that matches nothing is told now. Noise that begins at 0 would show nothing.
+            check_carrier(self.model, NoiseConfig.of(config, config.sigma or config.sigma_end))
 
     def train(self) -> Iterator[dict[str, Any]]:
         """Take the steps that are left; yields one record per step (:mod:`psn_tutorial.runs.steps`)."""

@@ -32,7 +32,7 @@ def check_arguments(model: Any, args: PSNConfig, named: dict[str, Any]) -> None:
         )
     if "unsloth" in sys.modules:
         raise UserError("unsloth must not be imported: its trainer ignores rollout_func, so there would be no noise")
-    if args.cast_lm_head_to_fp32 and filter_of(args.targets)("lm_head.weight"):
+    if args.cast_lm_head_to_fp32 and args.layers == "all" and filter_of(args.targets)("lm_head.weight"):
         raise UserError(f"cast_lm_head_to_fp32 must be False where the head has noise, got targets {args.targets!r}")
 
 

@@ -9,6 +9,7 @@ from trl import GRPOConfig
 from psn_tutorial.choices import CARRIERS, CORRECTIONS, DIRECTIONS, LARGEST_SIGMA, MODES, PROBES, SPREADS
 from psn_tutorial.config import TrainConfig
 from psn_tutorial.errors import UserError, check_choice, check_positive, check_range
+from psn_tutorial.extensions import check_named
 from psn_tutorial.rollout import spread_draws
 from psn_tutorial.schedulers import make_scheduler
 from psn_tutorial.sites import check_layers
@@ -80,7 +81,6 @@ class PSNConfig(GRPOConfig):
         make_scheduler(self)  # checks its own settings
         for name, allowed in (
             ("spread", SPREADS),
-            ("carrier", CARRIERS),
             ("probes", PROBES),
             ("certainty", DIRECTIONS),
             ("correction", CORRECTIONS),
@@ -92,6 +92,7 @@ class PSNConfig(GRPOConfig):
             check_range(name, getattr(self, name), low=1, whole=True)
         check_positive("cap", self.cap)
         check_layers(self.layers)
+        check_named("carrier", self.carrier, CARRIERS)
         if self.antithetic and self.draws % 2:
             raise UserError(f"draws must be even when antithetic, got {self.draws}")
         self._check_sampling()
