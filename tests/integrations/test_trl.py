@@ -14,9 +14,11 @@ from trl import GRPOConfig, GRPOTrainer, TrlParser  # noqa: E402
 
 from psn_tutorial.carriers import carried  # noqa: E402
 from psn_tutorial.config import TrainConfig  # noqa: E402
+from psn_tutorial.errors import UserError  # noqa: E402
 from psn_tutorial.integrations.trl import PSNConfig, PSNGRPOTrainer  # noqa: E402
 from psn_tutorial.models.gguf import folder_of  # noqa: E402
 from psn_tutorial.models.qlora import ADAPTED, four_bit_layers  # noqa: E402
+from psn_tutorial.noise import NoiseConfig, perturbed  # noqa: E402
 from tests.integrations.trainers import (  # noqa: E402
     PROMPTS,
     ROOT,
@@ -106,6 +108,50 @@ def test_sampler_logps_are_those_of_the_noisy_policy_each_row_under_its_draw(mak
                 expected = plain_logps(trainer.model, prompt, completion)
             torch.testing.assert_close(torch.tensor(logps), expected, atol=2e-5, rtol=0)
             assert not torch.allclose(torch.tensor(logps), plain_logps(trainer.model, prompt, completion), atol=1e-3)
+
+
+OWN = """
+from contextlib import contextmanager
+
+from psn_tutorial.noise import perturbed, NoiseConfig
+from psn_tutorial.schedulers import Scheduler
+
+class Halving(Scheduler):
+    state = ("sigma",)
+    def __init__(self, sigma):
+        self.sigma = sigma
+    def update(self, signals):
+        self.sigma /= 2 if signals["ess"] < 1 else 1
+        return self.sigma
+
+def second_matrices(name):
+    return name.endswith("down_proj.weight")
+
+@contextmanager
+def last_norm(model, config, draws):
+    with perturbed(model, NoiseConfig(config.sigma, "model.norm"), draws[0]) as receipt:
+        yield receipt
+"""
+
+
+def test_a_schedule_a_target_and_a_carrier_of_ones_own_by_name(make, tmp_path, monkeypatch):
+    (tmp_path / "own_in_trl.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trainer = make(sigma=0.4, schedule="own_in_trl:Halving", targets="own_in_trl:second_matrices")
+    trainer.train()
+    assert logged(trainer, "sigma") == [0.4, 0.2] and trainer.scheduler.sigma == 0.1
+    with carried(trainer.model, trainer.noise, [0]) as receipt:
+        assert all(name.endswith("down_proj.weight") for name in receipt.names) and len(receipt.names) == 2
+    trainer = make(sigma=0.4, carrier="own_in_trl:last_norm")
+    before = weights(trainer)
+    trainer.model.train()
+    found = trainer.roll_out(PROMPTS, trainer)
+    with perturbed(trainer.model, NoiseConfig(0.4, "model.norm"), 0):
+        expected = plain_logps(trainer.model, found["prompt_ids"][0], found["completion_ids"][0])
+    torch.testing.assert_close(torch.tensor(found["logprobs"][0]), expected, atol=2e-5, rtol=0)
+    assert same(before, weights(trainer))
+    with pytest.raises(UserError, match="there is no module no_such_module"):
+        make(sigma=0.4, carrier="no_such_module:last_norm")
 
 
 def test_an_answer_ends_with_its_end_token_and_so_do_its_logps(make):

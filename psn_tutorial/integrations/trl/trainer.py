@@ -21,7 +21,7 @@ from trl.distributed import DistributedBackend
 from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from psn_tutorial.carriers import carried
+from psn_tutorial.carriers import carried, check_carrier
 from psn_tutorial.errors import UserError
 from psn_tutorial.importance import importance_weights
 from psn_tutorial.integrations.trl.checks import check_arguments, check_sampling, check_shards
@@ -110,8 +110,7 @@ class PSNGRPOTrainer(GRPOTrainer):
             check_sampling(self.model.generation_config)
         if self.sharded:
             check_shards(self.args)
-        with carried(self.model, self.noise or NoiseConfig.of(self.args, 0.0), [0]):
-            pass
+        check_carrier(self.model, self.noise or NoiseConfig.of(self.args, 0.0))
 
     @cached_property
     def sharded(self) -> bool:
