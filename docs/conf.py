@@ -40,11 +40,13 @@ autodoc_default_options = {"members": True, "ignore-module-all": True}
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 add_module_names = False
+viewcode_follow_imported_members = False
 
 # The look; nothing on a page comes from the network
 html_theme = "furo"
 html_title = "psn_tutorial"
 html_show_sphinx = False
+html_domain_indices = False  # the reference lists the modules
 html_copy_source = False
 html_show_sourcelink = False
 html_static_path = ["_static"]

@@ -15,9 +15,9 @@ ITEM = re.compile(r'["\w*][^:.;]{0,40}: \S')
 
 
 def escape(text: str) -> str:
-    """``text`` without accidental markup: asterisks, bars and closing underscores stand for themselves."""
+    """``text`` without accidental markup: asterisks, bars, at signs and closing underscores stay themselves."""
     parts = KEPT.split(text)
-    parts[::2] = [re.sub(r"[*|\\]|_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"[*|@\\]|_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -10,6 +10,7 @@ from docs.docstrings import restructure
     [
         ("a * b and **kwargs", r"a \* b and \*\*kwargs"),
         ("KL(p || q), |x|", r"KL(p \|\| q), \|x\|"),
+        ("pass@16 is no address", r"pass\@16 is no address"),
         ("MALLOC_TOP_PAD_ is set", r"MALLOC_TOP_PAD\_ is set"),
         ("``a * b_`` and :func:`f_`", "``a * b_`` and :func:`f_`"),
         (r"\boxed", r"\\boxed"),
