@@ -52,7 +52,7 @@ class TrainConfig(ScheduleConfig):
         None, "action-space noise: sample at this temperature, correct by importance; none: as the policy"
     )
     sigma: float = option(0.0, "noise of the first step; 0: plain GRPO")
-    targets: str = option("mlp", "the weights that get noise: a role, or a regular expression over names", known=TARGETS)
+    targets: str = option("mlp", "which weights get noise: a role, or a regular expression over names", known=TARGETS)
     layers: str = option("all", "in which layers: all, a third (first, middle, last), or numbers from 0 such as 4-7")
     relative: bool = option(False, "sigma is a multiple of each tensor's RMS")
     draws: int = option(1, "draws of the noise, or of the words before the prompt, per step; 1 is the released code")
