@@ -11,7 +11,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 KEPT = re.compile(r"(``.+?``|:[\w:]+:`[^`]+`|`[^`]+`)", re.S)  # code and references
-ITEM = re.compile(r'["\w*][^:.;]{0,40}: \S')
+ITEM = re.compile(r'["\w*][^:.;]{0,80}: \S')
 
 
 def escape(text: str) -> str:
