@@ -205,7 +205,6 @@ FIGURES_BY_HAND = {
     "00_start_here",
     "01_pass_at_k_and_the_exploration_ceiling",
     "02_grpo_from_scratch",
-    "03_one_psn_grpo_step_by_hand",
     "04_action_space_versus_parameter_space_noise",
     "05_truncated_importance_sampling",
     "06_noise_schedulers",
