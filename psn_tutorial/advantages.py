@@ -99,9 +99,9 @@ def only_unsolved(advantages: Tensor, solved: Tensor) -> Tensor:
     intervention (updates restricted to problems with zero observed success), and what others write of it, not the
     paper itself. The rule here is therefore ours: a group keeps its advantages as long as no EARLIER step of the run
     has seen a correct rollout of its problem, of the noisy sampler too. The group that brings the first success is the
-    one that teaches: within a group that has none, GRPO's advantages are 0. According to a public reimplementation the
-    authors instead push down the answers of groups without any success, by REINFORCE with a signed reward, and their
-    method (Bayesian Boundary Gating) weighs a group by its number of successes; neither is done here.
+    one that teaches: within a group that has none, GRPO's advantages are 0. Their method, Bayesian Boundary Gating,
+    according to a public reimplementation, weighs a group by its number of successes and lets groups without any learn
+    by REINFORCE with a signed reward; neither is done here.
 
     Costs nothing. It slows training: the mean of the loss is still over all rollouts of the step, and when every
     problem has been solved once nothing is learned any more, so that few problems stand still early. A KL or entropy

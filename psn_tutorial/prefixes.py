@@ -11,12 +11,13 @@ of a step has prefix j, so that ``draws`` and ``spread`` mean for prefixes what 
 a draw is a prefix and a perturbation.
 
 Not taken over: LoPE samples again only for groups that all failed, and regroups; here every rollout has a prefix. Its
-prefixes have 100 to 300 words (tokens, says the README) and end with an instruction; here ``words`` many, and the
-task's own instruction follows. Its reshaped ratio rho / (rho + .1) is left out.
+prefixes have 100 to 300 words (in the code; tokens in the README) and end with an instruction; here they have
+``words`` words, and the task's own instruction follows. Its reshaped ratio rho / (rho + .1) is left out.
 
-It costs the reading of longer prompts: one for each draw of a group, of which a weight-noise draw needs as many, and
-room for them in the cache. The policy must read plain language: no task with words of its own. A ratio of unlike
-prompts wanders off with the length of the answer, which the effective sample size of the record tells.
+It costs the reading of longer prompts, once for each draw of a group (weight noise takes as many readings, of the
+prompt alone), and room for them in the cache. The policy must read plain language: a task with words of its own is
+refused. The longer an answer, the further the ratio of its sequence is from 1: see the effective sample size in the
+record.
 """
 
 from collections.abc import Sequence
