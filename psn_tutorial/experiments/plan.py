@@ -1,10 +1,11 @@
 """What a study consists of: its jobs, stage by stage, which of them are recorded, and what the rest will take."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from psn_tutorial.config import check_effects
 from psn_tutorial.experiments.cost import Costs
 from psn_tutorial.experiments.experiment import Experiment
 from psn_tutorial.experiments.study import BASES_FOLDER, COHERENCE, TUNING, WEIGHTS, Study
@@ -16,31 +17,53 @@ from psn_tutorial.tasks import get_task
 STAGES = ("bases", "tuning", "runs", "coherence")
 
 
-def jobs_of(study: Study, out: Path, command: Sequence[str], experiments: Mapping[str, Experiment]) -> dict[str, list]:
-    """Stage -> all jobs of it, recorded or not. experiments: the study's, settled as far as they are."""
+def jobs_of(
+    study: Study,
+    out: Path,
+    command: Sequence[str],
+    experiments: Mapping[str, Experiment],
+    untuned: Collection[str] = (),
+) -> dict[str, list]:
+    """Stage -> all jobs of it, recorded or not. experiments: the study's, settled as far as they are; untuned: those
+    whose arms are not settled yet."""
     command = tuple(command)
-    made = {name: BaseJob(out, f"{BASES_FOLDER}/{name}", command, config) for name, config in study.bases.items()}
-    return {
-        "bases": list(made.values()),
+    later = {
         "tuning": [job for n, e in study.tuning.items() for job in _runs(out, f"{TUNING}/{n}", e, command)],
-        "runs": [job for n, e in experiments.items() for job in _experiment(out, n, e, command)],
+        "runs": [job for n, e in experiments.items() for job in _experiment(out, n, e, command, n not in untuned)],
         "coherence": [
             CoherenceJob(out, f"{COHERENCE}/{name}", command, config, _made_as(config.policy, config.task, study))
             for name, config in study.coherence.items()
         ],
     }
+    used = {_begins_with(job) for jobs in later.values() for job in jobs if not job.recorded}
+    made = [BaseJob(out, f"{BASES_FOLDER}/{name}", command, config) for name, config in study.bases.items()]
+    return {"bases": [replace(job, needed=job.weights.as_posix() in used) for job in made], **later}
 
 
-def _experiment(out: Path, name: str, experiment: Experiment, command: tuple[str, ...]) -> Iterator[StudyJob]:
+def _begins_with(job: StudyJob) -> str | None:
+    """The folder of the base that a job begins with; None for the shipped one."""
+    if isinstance(job, MeasureJob):
+        return job.experiment.common.get("base")
+    return job.config.policy if isinstance(job, CoherenceJob) else job.config.base
+
+
+def _experiment(
+    out: Path, name: str, experiment: Experiment, command: tuple[str, ...], settled: bool
+) -> Iterator[StudyJob]:
     yield MeasureJob(out, f"{name}/base", command, experiment)
-    yield from _runs(out, name, experiment, command)
+    yield from _runs(out, name, experiment, command, settled)
 
 
-def _runs(out: Path, name: str, experiment: Experiment, command: tuple[str, ...]) -> Iterator[StudyJob]:
-    """Seed by seed, so that a study stopped early has all arms of its first seeds."""
+def _runs(
+    out: Path, name: str, experiment: Experiment, command: tuple[str, ...], settled: bool = True
+) -> Iterator[StudyJob]:
+    """Seed by seed, so that a study stopped early has all arms of its first seeds. Raises UserError for an arm with a
+    setting that cannot have an effect in it."""
+    for arm, made in experiment.arms.items():
+        check_effects(experiment.config(arm, experiment.seeds[0]), made.changes, f"{name}, arm {arm}: ")
     for seed in experiment.seeds:
         for arm in experiment.arms:
-            yield TrainJob(out, f"{name}/{arm}/seed-{seed}", command, experiment.config(arm, seed))
+            yield TrainJob(out, f"{name}/{arm}/seed-{seed}", command, experiment.config(arm, seed), settled)
 
 
 def _made_as(policy: str | None, task: str, study: Study) -> PretrainConfig:

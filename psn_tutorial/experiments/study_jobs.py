@@ -1,13 +1,13 @@
 """The jobs of a study. Each leaves one record, and does nothing where that stands already.
 
-    <out>/bases/<name>/                        the record of a base, and its policy in weights/
+    <out>/bases/<name>/                        the record of a base, and its policy in weights/, as long as it is needed
           <experiment>/base/, .../<arm>/seed-<n>/    as `compare` writes them, trimmed
           tuning/<experiment>/<arm>.<number>/seed-<n>/    the candidates
           coherence/<name>/                    coherence.jsonl
 
 A job works in <out>/.running/ and moves its folder to its place when it is finished and trimmed. So what lies outside
-of .running is always complete, and can be committed at any time; from such a checkout, or after a kill, the same
-command goes on with what is missing.
+of .running is always complete, and can be committed at any time, without the weights; from such a checkout, or after a
+kill, the same command goes on with what is missing.
 """
 
 import json
@@ -22,7 +22,7 @@ from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, shown
 from psn_tutorial.evaluation.coherence import CoherenceConfig
 from psn_tutorial.experiments.experiment import Experiment
-from psn_tutorial.experiments.study import FAILED, WEIGHTS
+from psn_tutorial.experiments.study import FAILED, TUNING, WEIGHTS
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.models.bases import PretrainConfig, base_folder
 from psn_tutorial.runs.files import read_json, replace_file, stands, write_json
@@ -32,6 +32,7 @@ from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task
 
 RUNNING = ".running"
+KEPT, KEPT_IN_TUNING = 30, 6  # of how many steps, about, a record keeps the figures
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class StudyJob(ABC):
     out: Path
     name: str
     command: tuple[str, ...]
+
+    settled = True
 
     @property
     def place(self) -> Path:
@@ -64,8 +67,8 @@ class StudyJob(ABC):
     @property
     def recorded(self) -> bool:
         """Does its record stand? Raises UserError, naming the first difference, for one made with other settings."""
-        if not self.place.is_dir():
-            return False
+        if not self.place.is_dir() or not self.settled:
+            return self.place.is_dir()
         defaults, found = to_mapping(RunConfig()), read_json(self.place / "config.json")
         for name, value in self.settings.items():
             if found.get(name, defaults.get(name)) != json.loads(json.dumps(value)):
@@ -88,7 +91,8 @@ class StudyJob(ABC):
     def run(self, stop: Stop) -> str | None:
         """As :class:`psn_tutorial.jobs.parallel.Job`."""
         note = self.work(stop)
-        trim(self.scratch)
+        kept = KEPT_IN_TUNING if self.name.startswith(f"{TUNING}/") else KEPT
+        trim(self.scratch, max(1, self.steps // kept))
         self.place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(self.scratch, self.place)
         return note
@@ -99,9 +103,11 @@ class StudyJob(ABC):
 
 @dataclass(frozen=True)
 class TrainJob(StudyJob):
-    """A training run."""
+    """A training run. settled: are its settings known? Those of an arm that is still to be tuned are not, and what
+    stands in its place is not compared with them."""
 
     config: RunConfig
+    settled: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -147,9 +153,27 @@ class MeasureJob(StudyJob):
 
 @dataclass(frozen=True)
 class BaseJob(StudyJob):
-    """The making of a base policy."""
+    """The making of a base policy. needed: does a job that is left begin with it? Its record may stand without its
+    weights, which are large and are not committed; then they are made again where they are needed."""
 
     config: PretrainConfig
+    needed: bool = True
+
+    @property
+    def weights(self) -> Path:
+        return self.place / WEIGHTS
+
+    @property
+    def recorded(self) -> bool:
+        return super().recorded and (self.weights.is_dir() or not self.needed)
+
+    def run(self, stop: Stop) -> str | None:
+        if not self.place.is_dir():
+            return super().run(stop)
+        self.work(stop)
+        os.rename(self.scratch / WEIGHTS, self.weights)
+        shutil.rmtree(self.scratch)
+        return "made again"
 
     @property
     def settings(self) -> dict[str, Any]:

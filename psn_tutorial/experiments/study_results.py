@@ -118,6 +118,12 @@ def _run(path: Path, base: RunRecord, place: str, failed: dict[str, str]) -> Run
     return replace(run, evaluations=replace(evaluations, steps={**evaluations.steps, run.settings.steps: nothing}))
 
 
+def bases_of(results: Results) -> int:
+    """How many different policies the runs of an experiment began with: 1, unless the weights of a base were made again
+    on a machine that rounds otherwise."""
+    return len({run.config["base_sha256"] for runs in results.runs.values() for run in runs})
+
+
 def stages(results: Results, arm: str) -> dict[str, list[Evaluation]]:
     """The evaluations of an arm early, in the middle and late in training: {"step 75": one per seed, ...}."""
     shared = set.intersection(*(set(run.evaluations.steps) for run in results.runs[arm]))
@@ -169,7 +175,8 @@ def _experiment_json(results: Results) -> dict[str, Any]:
         }
         for arm in results.runs
     }
-    return {"base": results.summaries["base"].to_json(), "arms": arms, "judged": judged}
+    base = results.summaries["base"].to_json()
+    return {"base": base, "bases": bases_of(results), "arms": arms, "judged": judged}
 
 
 def _json(intervals: Mapping[str, Interval]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def plan(study: Study, out: str | Path, workers: int | None = None) -> Plan:
     """What is recorded and what is left, without touching anything. Arms that are not tuned yet stand in it with their
     first candidates. Raises UserError for a record that was made with other settings."""
     out = Path(out)
-    return plan_of(jobs_of(study, out, (), _settled(study, out)), workers or threads())
+    return plan_of(jobs_of(study, out, (), _settled(study, out), _untuned(study, out)), workers or threads())
 
 
 def run_study(
@@ -57,12 +57,11 @@ def run_study(
     failures: list[str] = []
     with Stop() as stop:
         for number, stage in enumerate(STAGES):
-            experiments = _settled(study, out)
-            stages = jobs_of(study, out, command, experiments)
+            experiments, untuned = _settled(study, out), _untuned(study, out)
+            stages = jobs_of(study, out, command, experiments, untuned)
             left = {name: [job for job in jobs if not job.recorded] for name, jobs in stages.items()}
             if stage == "runs":
                 write_json(out / FILE, experiments_to_json(experiments))
-                untuned = _untuned(study, out)
                 left[stage] = [job for job in left[stage] if job.name.split("/")[0] not in untuned]
                 failures += [f"{name}: cannot be tuned before all its candidates are recorded" for name in untuned]
             later = [job for after in STAGES[number + 1 :] for job in left[after]]

@@ -8,7 +8,7 @@ from psn_tutorial.evaluation.intervals import number, short
 from psn_tutorial.evaluation.metrics import in_words
 from psn_tutorial.evaluation.verdicts import VERDICTS
 from psn_tutorial.experiments.results import Results
-from psn_tutorial.experiments.study_results import StudyResults, novelty, stages, watched
+from psn_tutorial.experiments.study_results import StudyResults, bases_of, novelty, stages, watched
 from psn_tutorial.reporting.tables import Table
 from psn_tutorial.runs.files import replace_file, write_json
 from psn_tutorial.runs.steps import FIGURES
@@ -37,6 +37,10 @@ def study_page(study: StudyResults) -> str:
         parts.append(f"Runs that training itself ended, counted as answering nothing right:\n\n{each}")
     for name, results in study.results.items():
         parts += [f"## {name}", results.experiment.question]
+        if (count := bases_of(results)) > 1:
+            parts.append(
+                f"Its runs began with {count} different makings of their base, on machines that round otherwise."
+            )
         for table in (verdict_table(results), stage_table(results), training_table(results)):
             parts += _shown(table)
     for table in (*tuning_tables(study), *coherence_tables(study)):

@@ -14,6 +14,9 @@ from psn_tutorial.errors import UserError
 from psn_tutorial.runs.files import read_json
 from psn_tutorial.tasks.files import DATA, MANIFEST
 
+WRITTEN = "written by hand, before the runs it describes"
+NOT_SHIPPED = {".running", "weights"}  # of a study: what is not finished, and its bases
+
 
 def update(data: Path = DATA) -> None:
     """Enter every file below ``data``; drop the entries of files that are gone.
@@ -21,7 +24,11 @@ def update(data: Path = DATA) -> None:
     Raises UserError for a file whose origin no record tells.
     """
     old = read_json(data / MANIFEST) if (data / MANIFEST).is_file() else {}
-    files = [path for path in sorted(data.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    files = [
+        path
+        for path in sorted(data.rglob("*"))
+        if path.is_file() and path.name != MANIFEST and not NOT_SHIPPED & {*path.parts}
+    ]
     entries = {path.relative_to(data).as_posix(): _entry(path, data, old) for path in files}
     (data / MANIFEST).write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
 
@@ -30,7 +37,9 @@ def _entry(path: Path, data: Path, old: dict[str, Any]) -> dict[str, Any]:
     content = path.read_bytes()
     name = path.relative_to(data).as_posix()
     entry = dict(old.get(name, {}))
-    if name.startswith(("bases/", "runs/")):
+    if path.parent.parent == data / "runs" and path.suffix in (".md", ".yaml"):
+        entry["made_by"] = WRITTEN
+    elif name.startswith(("bases/", "runs/")):
         entry["made_by"] = _command(path, data)
     if "made_by" not in entry:
         raise UserError(f"{name} has no record that tells how it was made, so it cannot enter the manifest")

@@ -287,6 +287,13 @@ def test_a_candidate_that_no_run_could_have_is_told_before_anything_is_run():
         _ = read(arms=arms).tuning
 
 
+def test_a_setting_without_effect_is_told_before_anything_is_run():
+    arms = content()["arms"] | {"small": {"label": "x", "changes": {"draws": 4}}}
+    study = read(arms=arms)
+    with pytest.raises(UserError, match="^rules, arm small: draws must stay 1 without noise .sigma 0., got 4$"):
+        jobs_of(study, OUT, (), study.experiments)
+
+
 def test_a_file_that_is_no_yaml_and_one_that_is_not_there(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [1")
     with pytest.raises(UserError, match="x.yaml is not valid YAML: .* line 1"):

@@ -43,9 +43,9 @@ def test_only_the_record_is_left_and_reads_the_same(run):
     for old, new in zip(before.steps, after.steps, strict=True):
         assert new.keys() == old.keys() and new["similarity"] is None
         assert (new["step"], new["tokens"]) == (old["step"], old["tokens"])
-        assert all(new[name] == pytest.approx(old[name], rel=5e-5, abs=0) for name in ("reward", "ess", "loss"))
+        assert all(new[name] == pytest.approx(old[name], rel=5e-4, abs=0) for name in ("reward", "ess", "loss"))
         assert round(new["reward"] * 512) == new["step"]
-    assert after.steps[0]["ess"] == 0.12346
+    assert after.steps[0]["ess"] == 0.1235
     assert sum(path.stat().st_size for path in run.glob("*.gz")) < size / 4
 
 
@@ -58,13 +58,24 @@ def test_to_trim_again_changes_nothing_and_the_bytes_do_not_depend_on_the_clock(
     assert before["steps.jsonl.gz"][4:8] == b"\0\0\0\0"
 
 
+def test_some_steps_are_kept_with_the_first_and_the_last_and_the_record_says_so(run):
+    trim(run, every=15)
+    record = RunRecord.read(run)
+    assert [step["step"] for step in record.steps] == [1, 15, 30, 40]
+    assert record.provenance["steps_kept_every"] == 15
+    trim(run, every=15)
+    assert [step["step"] for step in RunRecord.read(run).steps] == [1, 15, 30, 40]
+    with pytest.raises(UserError, match="every must be a whole number >= 1, got 0"):
+        trim(run, 0)
+
+
 def test_stopped_between_packing_and_removing_it_reads_the_plain_file_and_goes_on(run):
     plain = (run / "steps.jsonl").read_bytes()
     trim(run)
     (run / "steps.jsonl").write_bytes(plain)
     assert RunFolder.open(run).steps()[0]["ess"] == 0.123456789
     trim(run)
-    assert not (run / "steps.jsonl").exists() and RunFolder.open(run).steps()[0]["ess"] == 0.12346
+    assert not (run / "steps.jsonl").exists() and RunFolder.open(run).steps()[0]["ess"] == 0.1235
 
 
 def test_a_trimmed_run_cannot_be_gone_on_with_and_loses_nothing_by_the_attempt(run):
