@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -212,12 +211,14 @@ def test_killed_in_the_middle_it_goes_on_from_the_checkpoint(copy, tmp_path):
     words = [sys.executable, "-c", code, "study", "long.yaml", "--workers", "1"]
     parent = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     steps = tmp_path / "long/.running/countdown/grpo-as-it-is/seed-0/steps.jsonl"
-    deadline = time.monotonic() + 600
-    while not (steps.is_file() and steps.read_bytes().count(b"\n") > 3):
-        assert parent.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    deadline = time.monotonic() + 1800
+    try:
+        while not (steps.is_file() and steps.read_bytes().count(b"\n") > 3):
+            assert parent.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        parent.kill()
+        parent.wait()
     run = RunFolder.open(steps.parent)
     while run.latest_checkpoint() is None:
         assert time.monotonic() < deadline
