@@ -27,7 +27,7 @@ class Interval:
     """A value with its confidence interval; prints as ``.137 [.121, .155]``.
 
     value, low, high: in the units of the metric. low and high are nan where there is no interval:
-        a single problem, or a single seed, has no spread.
+        a single problem or seed has no spread, and two seeds that tie tell none.
     level: the nominal coverage, .95 for 95 %.
     n: number of units of replication.
     unit: what they are, "problems" (bootstrap) or "seeds" (t).
@@ -132,13 +132,13 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Student's t interval of the mean of ``values`` [seeds], one figure per training seed.
 
     It is for new seeds on the same problems. With 2 or 3 seeds it is wide: t has 1 or 2 degrees of
-    freedom.
+    freedom. Two seeds whose figures tie have no interval: that is chance, and tells no spread.
     Raises UserError for no values, NaN or a level outside (0, 1).
     """
     values, n = finite("values", values), np.size(values)
     check_level(level)
-    if n == 1:
-        return Interval(float(values[0]), math.nan, math.nan, level, 1, "seeds")
+    if n == 1 or (n == 2 and np.ptp(values) == 0):
+        return Interval(float(values[0]), math.nan, math.nan, level, n, "seeds")
     half = stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(n)
     mean = float(values.mean())
     return Interval(mean, mean - float(half), mean + float(half), level, n, "seeds")

@@ -161,8 +161,12 @@ def test_seed_interval_is_the_t_interval():
     ours = seed_interval(values, 0.9)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-14)
     assert (ours.n, ours.unit, ours.level) == (3, "seeds", 0.9)
-    constant = seed_interval([0.0, 0.0])
+    constant = seed_interval([0.0, 0.0, 0.0])
     assert (constant.low, constant.value, constant.high) == (0.0, 0.0, 0.0)
+    tied = seed_interval([0.9, 0.9])
+    assert (
+        tied.value == 0.9 and math.isnan(tied.low) and math.isnan(tied.high) and tied.verdict.startswith("no interval")
+    )
     assert math.isnan(seed_interval([0.3]).low) and seed_interval([0.3]).value == 0.3
 
 
