@@ -11,7 +11,7 @@ from psn_tutorial.reporting.tables import conclusions, tables
 from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"
-RECORDS = (DATA / "runs" / "full", DATA / "runs" / "qlora")
+RECORDS = tuple(DATA / "runs" / name for name in ("full", "qlora", "qwen"))
 BEGIN, END = "these lines -->\n", "<!-- end of results -->"
 
 
