@@ -186,7 +186,7 @@ METHOD = _entries(
      r"A_i = 0 \text{ once the problem is solved}", "after arXiv 2606.15455", "advantages:only_unsolved",
      "test_trainer.py::test_what_an_earlier_step_has_solved_no_longer_learns", ""),
     ("Two arms at equal pass@1, where a slow learner is no explorer", "", "ours", "evaluation.frontier:frontier",
-     "evaluation/test_frontier.py::test_a_slower_arm_is_not_above_though_it_wins_at_equal_steps", "00"),
+     "evaluation/test_frontier.py::test_a_slower_arm_is_not_above_though_it_wins_at_equal_steps", "08"),
 )
 
 # The ten statements of notebook 05, by their numbers; the first has two halves.
