@@ -30,7 +30,7 @@ PLUMBING = {
     "signals": {"mean_certainty"},
     "evaluation.estimators": {"zero_contrast"},
     "evaluation.metrics": {"Metric", "Summary", "in_words", "parse_metric", "per_problem"},
-    "evaluation.frontier": {"FrontierGap"},
+    "evaluation.frontier": {"FrontierGap", "frontier_gaps"},
 }
 
 entries = pytest.mark.parametrize("entry", INDEX, ids=lambda entry: entry.test.partition("::")[2])
