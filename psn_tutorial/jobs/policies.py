@@ -236,7 +236,9 @@ def save_policy(policy: Policy, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with quiet(), new_folder(folder.with_name(f".{folder.name}.new")) as new:
             try:
-                policy.model.save_pretrained(new)
+                # No adapter here widens the vocabulary, and peft would ask the hub about the base to find that out.
+                own = {"save_embedding_layers": False} if hasattr(policy.model, "peft_config") else {}
+                policy.model.save_pretrained(new, **own)
                 policy.tokenizer.save_pretrained(new)
             except OSError:
                 raise
