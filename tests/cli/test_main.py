@@ -25,8 +25,8 @@ def test_help_and_version_need_no_heavy_library():
     assert f"psn-tutorial {psn_tutorial.__version__}" in said.stdout
     assert all(f"  {name}" in said.stdout for name in COMMANDS)
     assert said.stderr == (
-        "psn-tutorial: the command must be one of pretrain, preflight, train, evaluate, probe, compare, report, "
-        "doctor, got 'trian' (did you mean 'train'?)\n"
+        "psn-tutorial: the command must be one of pretrain, preflight, train, evaluate, probe, compare, study, report, "
+        "notebooks, doctor, got 'trian' (did you mean 'train'?)\n"
     )
 
 
