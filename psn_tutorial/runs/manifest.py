@@ -27,7 +27,7 @@ def update(data: Path = DATA) -> None:
     files = [
         path
         for path in sorted(data.rglob("*"))
-        if path.is_file() and path.name != MANIFEST and not NOT_SHIPPED & {*path.parts}
+        if path.is_file() and path.name != MANIFEST and not NOT_SHIPPED & {*path.relative_to(data).parts}
     ]
     entries = {path.relative_to(data).as_posix(): _entry(path, data, old) for path in files}
     (data / MANIFEST).write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
