@@ -87,14 +87,13 @@ def effect(a: ArrayLike, b: ArrayLike) -> Effect:
 def paired_p(differences: ArrayLike) -> float:
     """Two-sided p of Student's t test that the mean of ``differences`` [seeds] is 0.
 
-    Without spread: 1 where all are 0, else 0. One seed alone shows nothing: 1.
+    Without spread t is not defined, and few seeds that tie by chance would have p = 0: the exact ``sign_flip_p`` then,
+    which is 1 of one seed alone, and where all are 0.
     """
     x = finite("differences", differences)
-    if len(x) == 1:
-        return 1.0
+    if np.ptp(x) == 0:
+        return sign_flip_p(x)
     error = x.std(ddof=1) / math.sqrt(len(x))
-    if error == 0:
-        return float(x[0] == 0)
     return float(2 * stdtr(len(x) - 1, -abs(x.mean()) / error))
 
 

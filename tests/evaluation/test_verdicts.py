@@ -39,7 +39,11 @@ def test_p_is_that_of_scipys_paired_t_test(x):
 
 
 def test_p_without_spread_and_of_one_seed():
-    assert paired_p([0.0, 0.0, 0.0]) == 1 and paired_p([0.5, 0.5]) == 0 and paired_p([0.5]) == 1
+    """Two seeds that tie by chance are no proof: what is left is how many ways there are to give them signs."""
+    assert paired_p([0.0, 0.0, 0.0]) == 1 and paired_p([0.5]) == 1
+    assert paired_p([0.5, 0.5]) == 0.5 and paired_p([0.1, 0.1, 0.1]) == 0.25
+    tied = judge({"arm": effect([0.9, 0.9], [0.8, 0.8])}, {"arm": 0.05})
+    assert tied["arm"].verdict == "undecided"
 
 
 def test_p_by_hand():
