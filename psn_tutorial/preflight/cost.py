@@ -5,6 +5,7 @@ itself. Seconds are a floor, what a card's data sheet allows; a real step takes 
 :mod:`psn_tutorial.preflight.budget` has the shapes, the cards, and what fits into memory.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from psn_tutorial.errors import check_count
@@ -89,9 +90,9 @@ def seconds(shape: Shape, step: Step, card: Card, gpus: int = 1, link: float = L
         UserError: ``gpus`` is not a whole number >= 1.
     """
     check_count("gpus", gpus)
-    share = replace(step, prompts=max(1, step.prompts // gpus))
+    share = replace(step, prompts=math.ceil(step.prompts / gpus))  # of the card that has most: the others wait for it
     if step.prompts < gpus:  # a group is spread over cards
-        share = replace(share, group=max(1, step.rollouts // gpus))
+        share = replace(share, group=math.ceil(step.rollouts / gpus))
     work, all_weights = operations(shape, share), weights(shape)
     mlp = shape.layers * sum(shape.linear[name][0] * shape.linear[name][1] for name in MLP)
     sent = all_weights * step.bytes / link if step.engine else 2 * mlp * step.bytes / card.bandwidth

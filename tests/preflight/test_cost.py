@@ -95,6 +95,13 @@ def test_fewer_prompts_than_cards_spread_a_group():
     assert spread["updating"] == pytest.approx(seconds(BIG, Step(prompts=1, group=4), A100)["updating"])
 
 
+@pytest.mark.parametrize(("prompts", "gpus", "most"), [(5, 2, (3, 16)), (64, 48, (2, 16)), (3, 4, (1, 12))])
+def test_a_step_takes_what_the_card_with_the_largest_share_takes(prompts, gpus, most):
+    parts = seconds(BIG, Step(prompts=prompts, group=16), A100, gpus=gpus)
+    assert parts["updating"] == seconds(BIG, Step(*most), A100)["updating"]
+    assert parts["efficiency"] < 1
+
+
 def test_each_draw_is_sent_to_an_engine():
     parts = [seconds(BIG, Step(draws=draws, engine=True), A100, link=1e9)["noise"] for draws in (1, 8)]
     assert parts[0] == pytest.approx(2 * weights(BIG) / 1e9) and parts[1] == 8 * parts[0]
