@@ -98,16 +98,10 @@ class StudyJob(ABC):
         return note
 
 
-# What loads torch is imported inside the methods that run in a process of their own: a plan is made without it.
+class ConfiguredJob(StudyJob):
+    """A job that is all in a configuration of its own, ``config``."""
 
-
-@dataclass(frozen=True)
-class TrainJob(StudyJob):
-    """A training run. settled: are its settings known? Those of an arm that is still to be tuned are not, and what
-    stands in its place is not compared with them."""
-
-    config: RunConfig
-    settled: bool = True
+    config: RunConfig | PretrainConfig | CoherenceConfig
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -115,7 +109,19 @@ class TrainJob(StudyJob):
 
     @property
     def steps(self) -> int:
-        return self.config.steps
+        return getattr(self.config, "steps", 0)
+
+
+# What loads torch is imported inside the methods that run in a process of their own: a plan is made without it.
+
+
+@dataclass(frozen=True)
+class TrainJob(ConfiguredJob):
+    """A training run. settled: are its settings known? Those of an arm that is still to be tuned are not, and what
+    stands in its place is not compared with them."""
+
+    config: RunConfig
+    settled: bool = True
 
     def work(self, stop: Stop) -> str | None:
         """An error of training itself, such as a gradient that is not finite, is a result, and recorded as one."""
@@ -152,7 +158,7 @@ class MeasureJob(StudyJob):
 
 
 @dataclass(frozen=True)
-class BaseJob(StudyJob):
+class BaseJob(ConfiguredJob):
     """The making of a base policy. needed: does a job that is left begin with it? Its record may stand without its
     weights, which are large and are not committed; then they are made again where they are needed."""
 
@@ -175,14 +181,6 @@ class BaseJob(StudyJob):
         shutil.rmtree(self.scratch)
         return "made again"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return to_mapping(self.config)
-
-    @property
-    def steps(self) -> int:
-        return self.config.steps
-
     def work(self, stop: Stop) -> None:
         from psn_tutorial.jobs.pretraining import PretrainingJob
 
@@ -197,15 +195,11 @@ class BaseJob(StudyJob):
 
 
 @dataclass(frozen=True)
-class CoherenceJob(StudyJob):
+class CoherenceJob(ConfiguredJob):
     """The coherence of noise on one policy, site by site. made_as: how the policy was made."""
 
     config: CoherenceConfig
     made_as: PretrainConfig
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return to_mapping(self.config)
 
     def work(self, stop: Stop) -> None:
         from psn_tutorial.evaluation.shifts import measure_sites
