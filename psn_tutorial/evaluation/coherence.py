@@ -59,7 +59,7 @@ class Coherence:
         shift: of each draw, mean over the places of its shift, in nats of log-odds.
         spread: of each draw, variance of its shifts over the places, what each place has in common taken out.
         kl: of each draw, KL(clean || noisy) in nats per token, on answers of the clean policy.
-        sane: of each draw, probability that the values written after the clean policy's rules are all right.
+        right_values: of each draw, probability that the values written after the clean policy's rules are all right.
         success: of each draw, exact success probability of the noisy policy.
         clean_success: of the clean one.
     """
@@ -72,7 +72,7 @@ class Coherence:
     shift: tuple[float, ...]
     spread: tuple[float, ...]
     kl: tuple[float, ...]
-    sane: tuple[float, ...]
+    right_values: tuple[float, ...]
     success: tuple[float, ...]
     clean_success: float
 
@@ -104,9 +104,9 @@ def figures(found: Coherence) -> dict[str, Interval]:
     """The figures of a site, with bootstrap intervals over the draws.
 
     coherent sd, within sd: of the shift, nats of log-odds; ICC: share of its variance that lies between draws;
-    efficiency: coherent variance per nat of KL; KL, sane and success: means over the draws.
+    efficiency: coherent variance per nat of KL; KL, right values and success: means over the draws.
     """
-    columns = {name: np.array(getattr(found, name)) for name in ("shift", "spread", "kl", "sane", "success")}
+    columns = {name: np.array(getattr(found, name)) for name in ("shift", "spread", "kl", "right_values", "success")}
     count = len(columns["kl"])
     drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
     value = _computed(columns, found.places)
@@ -129,6 +129,6 @@ def _computed(columns: dict[str, np.ndarray], places: int, correction: float = 1
         "ICC": np.divide(coherent, total, out=np.zeros_like(total), where=total > 0),
         "efficiency": np.divide(coherent, kl, out=np.zeros_like(kl), where=kl > 0),
         "KL": kl,
-        "sane": columns["sane"].mean(-1),
+        "right values": columns["right_values"].mean(-1),
         "success": columns["success"].mean(-1),
     }

@@ -70,7 +70,7 @@ def coherence(
     check_count("draws", draws, low=2)
     answers = clean_answers(policy, task, problems, seed)
     clean = answer_logps(policy, answers.ids, answers.length)
-    columns: dict[str, list[float]] = {"kl": [], "sane": [], "success": []}
+    columns: dict[str, list[float]] = {"kl": [], "right_values": [], "success": []}
     shifts = []
     for draw in range(draws):
         with carried(policy.model, noise, [draw]) as receipt:
@@ -78,7 +78,7 @@ def coherence(
             columns["success"].append(_success(policy, answers))
         shifts.append((_odds(noisy, answers) - _odds(clean, answers)).flatten().numpy())
         columns["kl"].append(float((clean.exp() * (clean - noisy)).sum(-1).mean()))
-        columns["sane"].append(_sane(noisy, answers))
+        columns["right_values"].append(_right_values(noisy, answers))
     shift, spread = parts(np.array(shifts))
     return Coherence(
         noise.targets,
@@ -88,7 +88,7 @@ def coherence(
         shifts[0].size,
         tuple(shift.tolist()),
         tuple(spread.tolist()),
-        *(tuple(columns[name]) for name in ("kl", "sane", "success")),
+        *(tuple(columns[name]) for name in ("kl", "right_values", "success")),
         _success(policy, answers),
     )
 
@@ -153,7 +153,7 @@ def _odds(logps: Tensor, answers: Answers) -> Tensor:
     return rare - other
 
 
-def _sane(logps: Tensor, answers: Answers) -> float:
+def _right_values(logps: Tensor, answers: Answers) -> float:
     """Mean probability that all values of an answer are right; 1 where none are written."""
     written = answers.ids[:, -answers.length :, None]
     chosen = logps.gather(2, written)[..., 0]

@@ -125,9 +125,9 @@ def test_every_figure_is_that_of_the_model_by_hand(setting):
     stride = 2 if task.values else 1
     table = []  # [draw, place] of the log-odds; draw 0 is the clean policy
     for draw in range(-1, draws):
-        odds, kls, sane, success = [], [], [], []
+        odds, kls, right_values, success = [], [], [], []
 
-        def look(odds=odds, kls=kls, sane=sane, success=success):
+        def look(odds=odds, kls=kls, right_values=right_values, success=success):
             for row, problem in enumerate(problems):
                 prompt = task.prompt(problem)
                 words = policy.tokenizer.convert_ids_to_tokens(answers.ids[row, -answers.length :])
@@ -142,7 +142,7 @@ def test_every_figure_is_that_of_the_model_by_hand(setting):
                         odds.append(by_word[rare] - by_word[other])
                     else:
                         chosen.append(by_word[word])
-                sane.append(math.exp(sum(chosen)))
+                right_values.append(math.exp(sum(chosen)))
                 success.append(exact_success(policy, task, problem))
 
         if draw < 0:
@@ -153,7 +153,7 @@ def test_every_figure_is_that_of_the_model_by_hand(setting):
                 look()
             kl = np.mean([float((p.exp() * (p - q)).sum()) for p, q in zip(clean, kls, strict=True)])
             assert found.kl[draw] == pytest.approx(kl, rel=1e-4)
-            assert found.sane[draw] == pytest.approx(np.mean(sane), rel=1e-4)
+            assert found.right_values[draw] == pytest.approx(np.mean(right_values), rel=1e-4)
             assert found.success[draw] == pytest.approx(np.mean(success), rel=1e-4)
         table.append(odds)
         if draw < 0:
