@@ -1,4 +1,11 @@
-"""A module as a user would write it: a task, a scheduler, a noise target and a carrier; and a small run of it."""
+"""A module as a user would write it: a task, a scheduler, a noise target and a carrier, which is the one that the
+docstring of carriers shows; and a small run of it."""
+
+import textwrap
+
+from psn_tutorial import carriers
+
+CARRIER = textwrap.dedent(carriers.__doc__[carriers.__doc__.index("    @contextmanager") :])
 
 MODULE = '''
 from contextlib import contextmanager
@@ -31,16 +38,8 @@ class Parity(Task):
 def second_matrices(name):
     return name.endswith("down_proj.weight")
 
-@contextmanager
-def last_norm(model, config, draws):
-    weight, tally = model.model.norm.weight, Tally()
-    clean = weight.data
-    noise = config.sigma * gaussian(config, draws[0], "model.norm.weight", clean.shape)
-    weight.data = clean + noise
-    tally.add("model.norm.weight", clean.numel(), config.sigma, float(noise.square().sum()), 0)
-    yield tally.receipt()
-    weight.data = clean
 
+CARRIER
 class Halving(Scheduler):
     state = ("sigma",)
     def __init__(self, sigma):
@@ -48,6 +47,6 @@ class Halving(Scheduler):
     def update(self, signals):
         self.sigma /= 2
         return self.sigma
-'''
+'''.replace("CARRIER\n", CARRIER)
 SMALL = "--prompts 2 --group 4 --samples 4 --steps 4 --entropy-coef 0.01 --save-every 1".split()
 NOISY = ["--sigma", 0.5, "--relative", "--draws", 2]

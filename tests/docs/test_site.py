@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html import unescape
@@ -13,12 +12,12 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 
+from tests.browser import chromium
 from tests.docs.crawler import broken, fetched, read, remote
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HOSTS = {"arxiv.org", "github.com", "huggingface.co", "keepachangelog.com", "semver.org", "pradyunsg.me"}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +108,8 @@ def test_the_search_knows_notebooks_pages_and_docstrings(site):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no page is looked at")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: no page is looked at")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium("no page is looked at") as found:
         yield found
-        found.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ there is no Chromium or no playwright.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -16,8 +15,8 @@ import nbformat
 import pytest
 
 from psn_tutorial.cli.notebooks import lay_out
+from tests.browser import chromium
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOTEBOOK = os.environ.get("NOTEBOOK", "00_start_here")
 MINUTES = 60_000  # milliseconds, as playwright counts
 
@@ -56,15 +55,10 @@ def address(folder):
 
 @pytest.fixture
 def page():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: JupyterLab is not looked at")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium("JupyterLab is not looked at") as browser:
         found = browser.new_page(viewport={"width": 1280, "height": 1000})
         found.set_default_timeout(5 * MINUTES)
         yield found
-        browser.close()
 
 
 def run_all(page):
