@@ -42,14 +42,22 @@ class Costs:
                 self.learn(job, read_json(job.place / "provenance.json")["wall_seconds"])
 
     def learn(self, job: StudyJob, seconds: float) -> None:
-        """A job took so many seconds."""
+        """A job took so many seconds. Of a run that is copied they tell nothing."""
+        if _is_copied(job):
+            return
         for key in _likeness(job):
             self._rates.setdefault(key, []).append(max(0.0, seconds - OVERHEAD) / units(job))
 
     def seconds(self, job: StudyJob) -> float:
         """What a job should take."""
+        if _is_copied(job):
+            return OVERHEAD
         rates = next((self._rates[key] for key in _likeness(job) if key in self._rates), None)
         return OVERHEAD + units(job) * (sum(rates) / len(rates) if rates else _shipped_rate(job))
+
+
+def _is_copied(job: StudyJob) -> bool:
+    return isinstance(job, TrainJob) and job.twin is not None
 
 
 def _likeness(job: StudyJob) -> list[tuple[str, ...]]:

@@ -1,5 +1,6 @@
-"""What a study consists of: its jobs, stage by stage, which of them are recorded, and what the rest will take."""
+"""What a study consists of: its jobs, part by part, which of them are recorded, and what the rest will take."""
 
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,6 @@ from psn_tutorial.experiments.study_jobs import BaseJob, CoherenceJob, MeasureJo
 from psn_tutorial.models.bases import BASES, PretrainConfig
 from psn_tutorial.tasks import get_task
 
-# In this order; each needs what the ones before it have recorded.
-STAGES = ("bases", "tuning", "runs", "coherence")
-
 
 def jobs_of(
     study: Study,
@@ -24,20 +22,39 @@ def jobs_of(
     experiments: Mapping[str, Experiment],
     untuned: Collection[str] = (),
 ) -> dict[str, list]:
-    """Stage -> all jobs of it, recorded or not. experiments: the study's, settled as far as they are; untuned: those
-    whose arms are not settled yet."""
-    command = tuple(command)
-    later = {
-        "tuning": [job for n, e in study.tuning.items() for job in _runs(out, f"{TUNING}/{n}", e, command)],
-        "runs": [job for n, e in experiments.items() for job in _experiment(out, n, e, command, n not in untuned)],
-        "coherence": [
-            CoherenceJob(out, f"{COHERENCE}/{name}", command, config, _made_as(config.policy, config.task, study))
-            for name, config in study.coherence.items()
-        ],
-    }
-    used = {_begins_with(job) for jobs in later.values() for job in jobs if not job.recorded}
+    """Part -> all jobs of it, recorded or not, in the order in which they are run: the bases; of each experiment its
+    tuning and then itself, so that a study stopped early has whole experiments; the coherences.
+
+    experiments: the study's, settled as far as they are; untuned: those whose arms are not settled yet.
+    """
+    command, tuning = tuple(command), study.tuning
+    parts: dict[str, list] = {"bases": []}
+    for name, experiment in experiments.items():
+        if name in tuning:
+            parts[f"{TUNING}/{name}"] = list(_runs(out, f"{TUNING}/{name}", tuning[name], command))
+        parts[name] = list(_experiment(out, name, experiment, command, name not in untuned))
+    parts = _with_twins(parts)
+    parts["coherence"] = [
+        CoherenceJob(out, f"{COHERENCE}/{name}", command, config, _made_as(config.policy, config.task, study))
+        for name, config in study.coherence.items()
+    ]
+    used = {_begins_with(job) for jobs in parts.values() for job in jobs if not job.recorded}
     made = [BaseJob(out, f"{BASES_FOLDER}/{name}", command, config) for name, config in study.bases.items()]
-    return {"bases": [replace(job, needed=job.weights.as_posix() in used) for job in made], **later}
+    parts["bases"] = [replace(job, needed=job.weights.as_posix() in used) for job in made]
+    return {name: jobs for name, jobs in parts.items() if jobs}
+
+
+def _with_twins(parts: dict[str, list]) -> dict[str, list]:
+    """The same jobs; a run of the very settings and seed of an earlier one knows it by name."""
+    first: dict[str, str] = {}
+
+    def twinned(job: StudyJob) -> StudyJob:
+        if not (isinstance(job, TrainJob) and job.settled):
+            return job
+        name = first.setdefault(json.dumps(job.settings, sort_keys=True), job.name)
+        return job if name == job.name else replace(job, twin=name)
+
+    return {part: [twinned(job) for job in jobs] for part, jobs in parts.items()}
 
 
 def _begins_with(job: StudyJob) -> str | None:
@@ -74,7 +91,7 @@ def _made_as(policy: str | None, task: str, study: Study) -> PretrainConfig:
 
 @dataclass(frozen=True)
 class Part:
-    """Jobs that a plan shows in one line: those of a stage and an experiment."""
+    """Jobs that a plan shows in one line."""
 
     name: str
     jobs: int
@@ -111,14 +128,9 @@ class Plan:
         )
 
 
-def plan_of(stages: Mapping[str, Sequence[StudyJob]], workers: int) -> Plan:
-    """The plan of all stages. Raises UserError for a record that was made with other settings."""
-    costs = Costs(job for jobs in stages.values() for job in jobs)
-    groups: dict[str, list[StudyJob]] = {}
-    for jobs in stages.values():
-        for job in jobs:
-            folders = job.name.split("/")
-            groups.setdefault("/".join(folders[:2]) if folders[0] == TUNING else folders[0], []).append(job)
+def plan_of(parts: Mapping[str, Sequence[StudyJob]], workers: int) -> Plan:
+    """The plan of all parts. Raises UserError for a record that was made with other settings."""
+    costs = Costs(job for jobs in parts.values() for job in jobs)
     return Plan(
         [
             Part(
@@ -127,7 +139,7 @@ def plan_of(stages: Mapping[str, Sequence[StudyJob]], workers: int) -> Plan:
                 sum(job.recorded for job in jobs),
                 math.fsum(costs.seconds(job) for job in jobs if not job.recorded),
             )
-            for name, jobs in groups.items()
+            for name, jobs in parts.items()
         ],
         workers,
     )

@@ -93,9 +93,13 @@ class StudyJob(ABC):
         note = self.work(stop)
         kept = KEPT_IN_TUNING if self.name.startswith(f"{TUNING}/") else KEPT
         trim(self.scratch, max(1, self.steps // kept))
+        self.put_in_place()
+        return note
+
+    def put_in_place(self) -> None:
+        """Move what is complete from ``scratch`` to where it stands."""
         self.place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(self.scratch, self.place)
-        return note
 
 
 class ConfiguredJob(StudyJob):
@@ -117,11 +121,24 @@ class ConfiguredJob(StudyJob):
 
 @dataclass(frozen=True)
 class TrainJob(ConfiguredJob):
-    """A training run. settled: are its settings known? Those of an arm that is still to be tuned are not, and what
-    stands in its place is not compared with them."""
+    """A training run.
+
+    settled: are its settings known? Those of an arm that is still to be tuned are not, and what stands in its place is
+    not compared with them. twin: the name of an earlier run with the same settings and seed. It would come out the
+    same, so its record is copied.
+    """
 
     config: RunConfig
     settled: bool = True
+    twin: str | None = None
+
+    def run(self, stop: Stop) -> str | None:
+        if self.twin is None or not (self.out / self.twin).is_dir():  # none, or not finished
+            return super().run(stop)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.copytree(self.out / self.twin, self.scratch)
+        self.put_in_place()
+        return f"the same run as {self.twin}"
 
     def work(self, stop: Stop) -> str | None:
         """An error of training itself, such as a gradient that is not finite, is a result, and recorded as one."""

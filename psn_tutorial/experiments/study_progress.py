@@ -16,11 +16,11 @@ from psn_tutorial.jobs.parallel import Outcome
 
 
 class StudyProgress:
-    """A :class:`psn_tutorial.jobs.parallel.Watch` over the jobs of one stage.
+    """A :class:`psn_tutorial.jobs.parallel.Watch` over the jobs of one part of a study.
 
     Args:
-        left: the jobs of this stage that are not recorded yet; later: those of later ones.
-        done: records that stand already, in all stages.
+        left: the jobs of this part that are not recorded yet; later: those of later ones.
+        done: records that stand already, in all parts.
         bars: draw bars; None: when the error output is a terminal.
     """
 

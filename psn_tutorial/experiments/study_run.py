@@ -1,4 +1,4 @@
-"""Run a study: stage by stage, its jobs in parallel processes, and what is recorded left alone."""
+"""Run a study: part by part, its jobs in parallel processes, and what is recorded left alone."""
 
 import contextlib
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from psn_tutorial.experiments.cost import Costs
 from psn_tutorial.experiments.experiment import Experiment, experiments_to_json
-from psn_tutorial.experiments.plan import STAGES, Plan, jobs_of, plan_of
+from psn_tutorial.experiments.plan import Plan, jobs_of, plan_of
 from psn_tutorial.experiments.results import FILE
 from psn_tutorial.experiments.study import STUDY, TUNING, Study
 from psn_tutorial.experiments.study_jobs import RUNNING
@@ -56,19 +56,21 @@ def run_study(
         write_json(out / TUNING / FILE, experiments_to_json(study.tuning))
     failures: list[str] = []
     with Stop() as stop:
-        for number, stage in enumerate(STAGES):
+        names = list(jobs_of(study, out, command, _settled(study, out), _untuned(study, out)))
+        for number, part in enumerate(names):
             experiments, untuned = _settled(study, out), _untuned(study, out)
-            stages = jobs_of(study, out, command, experiments, untuned)
-            left = {name: [job for job in jobs if not job.recorded] for name, jobs in stages.items()}
-            if stage == "runs":
+            parts = jobs_of(study, out, command, experiments, untuned)
+            left = {name: [job for job in jobs if not job.recorded] for name, jobs in parts.items()}
+            if part in experiments:
                 write_json(out / FILE, experiments_to_json(experiments))
-                left[stage] = [job for job in left[stage] if job.name.split("/")[0] not in untuned]
-                failures += [f"{name}: cannot be tuned before all its candidates are recorded" for name in untuned]
-            later = [job for after in STAGES[number + 1 :] for job in left[after]]
-            every = [job for jobs in stages.values() for job in jobs]
+            if part in untuned:
+                failures.append(f"{part}: cannot be tuned before all its candidates are recorded")
+                continue
+            later = [job for after in names[number + 1 :] for job in left[after]]
+            every = [job for jobs in parts.values() for job in jobs]
             done = sum(job.recorded for job in every)
-            with StudyProgress(left[stage], later, done, Costs(every), workers, bars) as progress:
-                outcomes = run_parallel(left[stage], workers, progress, stop, out, PRELOADED)
+            with StudyProgress(left[part], later, done, Costs(every), workers, bars) as progress:
+                outcomes = run_parallel(left[part], workers, progress, stop, out, PRELOADED)
             failures += [f"{outcome.job.name}: {outcome.error}" for outcome in outcomes if outcome.error]
     _tidy(out / RUNNING)
     return failures

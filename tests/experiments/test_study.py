@@ -1,5 +1,6 @@
 """A study's file: what it says is what is run, and every mistake in it is told in a sentence."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,16 +111,43 @@ def test_a_base_has_the_settings_of_the_shipped_one_where_none_are_given():
     assert (base.steps, base.model.tied, base.problems) == (2500, False, 50_000)
 
 
-def test_every_job_once_by_stage():
+def test_every_job_once_an_experiment_with_its_tuning_before_the_next():
     study = read()
-    stages = jobs_of(study, OUT, ["psn-tutorial", "study"], study.experiments)
-    names = {stage: [job.name for job in jobs] for stage, jobs in stages.items()}
-    assert names["bases"] == ["bases/long"] and names["coherence"] == []
-    assert names["tuning"][:4] == [f"tuning/rules/{c}/seed-100" for c in ("grpo.0", "grpo.1", "psn.0", "psn.1")]
-    assert len(names["tuning"]) == 8 and len(names["runs"]) == 1 + 4 * 3
-    assert names["runs"][0] == "rules/base"
-    assert names["runs"][1:5] == [f"rules/{arm}/seed-0" for arm in ("grpo", "psn", "bare", "small")]
-    assert stages["runs"][1].command == ("psn-tutorial", "study")
+    parts = jobs_of(study, OUT, ["psn-tutorial", "study"], study.experiments)
+    names = {part: [job.name for job in jobs] for part, jobs in parts.items()}
+    assert list(names) == ["bases", "tuning/rules", "rules"], "a part without jobs is none"
+    assert names["bases"] == ["bases/long"]
+    assert names["tuning/rules"][:4] == [f"tuning/rules/{c}/seed-100" for c in ("grpo.0", "grpo.1", "psn.0", "psn.1")]
+    assert len(names["tuning/rules"]) == 8 and len(names["rules"]) == 1 + 4 * 3
+    assert names["rules"][0] == "rules/base"
+    assert names["rules"][1:5] == [f"rules/{arm}/seed-0" for arm in ("grpo", "psn", "bare", "small")]
+    assert parts["rules"][1].command == ("psn-tutorial", "study")
+    study = read_study(PRESETS["quick"], OUT)
+    order = ["bases", "tuning/chain-3", "chain-3", "countdown", "coherence"]
+    assert list(jobs_of(study, OUT, (), study.experiments)) == order
+
+
+def test_a_run_of_the_settings_and_seed_of_an_earlier_one_knows_it():
+    """Of two experiments that differ in their learning rate alone, one arm undoes the difference."""
+    arms = {
+        "plain": {"label": "GRPO"},
+        "four": {"label": "GRPO, 4 updates a batch", "changes": {"updates": 4}},
+        "undone": {"label": "GRPO at the first rate", "changes": {"lr": 3.0e-4}},
+    }
+    one = content()["experiments"]["rules"] | {"seeds": [0, 1], "arms": ["plain", "four"], "reference": "plain"}
+    common = one["common"]
+    one, other = one | {"common": common | {"lr": 3.0e-4}}, one | {"common": common | {"lr": 1.0e-4}}
+    study = read(arms=arms, experiments={"one": one, "other": other | {"arms": ["plain", "undone"]}})
+    parts = jobs_of(study, OUT, (), study.experiments)
+    twins = {job.name: job.twin for part in ("one", "other") for job in parts[part][1:]}
+    assert {name: twin for name, twin in twins.items() if twin} == {
+        "other/undone/seed-0": "one/plain/seed-0",
+        "other/undone/seed-1": "one/plain/seed-1",
+    }
+    hidden = jobs_of(study, OUT, (), study.experiments, untuned=["other"])
+    assert not any(job.twin for job in hidden["other"][1:]), "what is not settled yet is not compared"
+    twin = next(job for job in parts["other"] if job.name == "other/undone/seed-0")
+    assert Costs([]).seconds(twin) == 1 < Costs([]).seconds(replace(twin, twin=None))
 
 
 def test_the_quick_preset_is_a_study():
@@ -154,7 +182,7 @@ def test_a_record_of_other_settings_is_refused_by_name(tmp_path):
     job = train_job(tmp_path)
     record(job, lr=2e-3)
     with pytest.raises(UserError, match="rules/psn/seed-0 was made with lr 0.002, and not 0.0003: choose another"):
-        plan_of({"runs": [job]}, 2)
+        plan_of({"rules": [job]}, 2)
 
 
 def test_a_record_made_before_a_setting_existed_counts(tmp_path):
@@ -176,7 +204,7 @@ def test_records_tell_what_is_left(tmp_path):
     """One run of 31 s, 1 s of it for every job: two more like it take 62 s, with two workers 31."""
     jobs = [train_job(tmp_path, seed) for seed in range(3)]
     record(jobs[0])
-    plan = plan_of({"runs": jobs}, 2)
+    plan = plan_of({"rules": jobs}, 2)
     (part,) = plan.parts
     assert (part.name, part.jobs, part.recorded) == ("rules", 3, 1)
     assert part.seconds == pytest.approx(62) and plan.seconds == pytest.approx(31)

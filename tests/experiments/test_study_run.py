@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,9 +226,36 @@ def test_killed_in_the_middle_it_goes_on_from_the_checkpoint(copy, tmp_path):
         time.sleep(0.05)
     assert not (tmp_path / "long/countdown/grpo-as-it-is").exists()
     taken, study = run.latest_checkpoint().step, read_study("long.yaml", Path("long"))
-    jobs = {job.name: job for job in study_run.jobs_of(study, Path("long"), (), study.experiments)["runs"]}
+    jobs = {job.name: job for job in study_run.jobs_of(study, Path("long"), (), study.experiments)["countdown"]}
     job = jobs["countdown/grpo-as-it-is/seed-0"]
     assert not job.recorded and job.taken >= taken >= 3
+
+
+def test_a_run_that_stands_in_another_experiment_is_copied(copy, monkeypatch):
+    """The last experiment once more under another name: nothing is trained, and the copies are its records."""
+    study = quick()
+    twice = {**study.experiments, "again": study.experiments["countdown"]}
+    study = replace(study, experiments=twice, drafts={**study.drafts, "again": study.drafts["countdown"]})
+    names = ["grpo-as-it-is/seed-0", "psn-mlp/seed-1"]
+    left = {job.name: job for job in study_run.jobs_of(study, copy, (), study_run._settled(study, copy))["again"]}
+    shutil.rmtree(copy / "countdown/psn-mlp/seed-0")
+    with monkeypatch.context() as patched, Stop() as stop:
+        patched.setattr(Trainer, "step", None)
+        for name in names:
+            (left[f"again/{name}"].scratch).mkdir(parents=True)  # an own beginning is given up
+            (left[f"again/{name}"].scratch / "steps.jsonl").write_text("")
+            assert left[f"again/{name}"].run(stop) == f"the same run as countdown/{name}"
+    for name in names:
+        files = [path.relative_to(copy / "countdown" / name) for path in (copy / "countdown" / name).iterdir()]
+        assert sorted(files) == sorted(
+            path.relative_to(copy / "again" / name) for path in (copy / "again" / name).iterdir()
+        )
+        assert all(
+            (copy / "again" / name / f).read_bytes() == (copy / "countdown" / name / f).read_bytes() for f in files
+        )
+    with Stop() as stop:  # the other one is not there: it is trained
+        assert left["again/psn-mlp/seed-0"].run(stop) is None
+    assert RunRecord.read(copy / "again/psn-mlp/seed-0").finished
 
 
 # --- failing ----------------------------------------------------------------------------------------
@@ -239,7 +267,7 @@ def test_a_run_that_training_ends_is_recorded_and_counts_as_nothing_right(copy, 
     (job,) = [
         job
         for job in study_run.jobs_of(quick(), Path("quick"), ("psn-tutorial",), study_run._settled(quick(), copy))[
-            "runs"
+            "chain-3"
         ]
         if job.name == "chain-3/psn/seed-1"
     ]
