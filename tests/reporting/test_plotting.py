@@ -397,3 +397,61 @@ def test_a_probe_is_a_point_at_its_kl_in_the_panel_of_its_policy():
             plotting.probe_plot(wrong)
     with pytest.raises(UserError, match="k must be <= 4, the answers of 'small'"):
         plotting.probe_plot({"small": [clean]})
+
+
+# --- studies ------------------------------------------------------------------------------------------
+
+
+def test_every_seed_its_mean_and_the_verdict_stand_in_one_row():
+    arms = {"GRPO": [0.0, 0.0, 0.0], "PSN": [0.2, 0.6, 0.7], "... but the MLPs": [0.1]}
+    figure, numbers = plotting.seeds_plot(arms, verdicts={"PSN": "gain"}, base=0.25)
+    (axes,) = figure.axes
+    assert numbers["PSN"]["seeds"] == arms["PSN"] and numbers["PSN"]["verdict"] == "gain"
+    mean, low, high = numbers["PSN"]["mean"]
+    assert mean == pytest.approx(0.5) and mean - low == pytest.approx(4.302653 * np.std(arms["PSN"], ddof=1) / 3**0.5)
+    assert math.isnan(numbers["... but the MLPs"]["mean"][1]) and numbers["GRPO"]["verdict"] is None
+    dots, means = axes.collections[0::3], axes.collections[2::3]
+    for place, (label, values) in enumerate(arms.items()):
+        assert dots[place].get_offsets().tolist() == [[value, place] for value in values]
+        assert means[place].get_offsets().tolist() == [[pytest.approx(numbers[label]["mean"][0]), place]]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == list(arms)
+    assert axes.yaxis_inverted() and labels(axes) == {"gain"}
+    (base,) = axes.lines
+    assert list(base.get_xdata()) == [0.25, 0.25]
+    colours = [to_hex(dot.get_facecolor()[0]).upper() for dot in dots]
+    assert colours[:2] == [plotting.BLUE, plotting.VERMILION] and colours[2] not in (plotting.BLUE, plotting.VERMILION)
+    assert "t over" not in axes.get_xlabel() and "success probability" in axes.get_xlabel()
+
+
+def test_arms_over_the_knobs_of_a_task():
+    panels = {
+        "steps": {"GRPO": {12: interval(0.1), 4: interval(0.3)}, "PSN": {4: interval(0.9), 12: interval(0.8)}},
+        "prior": {"PSN": {0.1: interval(0.7)}},
+    }
+    figure, numbers = plotting.knob_plot(panels)
+    assert numbers["steps"]["GRPO"] == {
+        "x": [4.0, 12.0],
+        "value": [0.3, 0.1],
+        "low": [pytest.approx(0.28), pytest.approx(0.08)],
+        "high": [pytest.approx(0.32), pytest.approx(0.12)],
+    }
+    steps, prior = figure.axes
+    assert steps.get_xlabel() == "steps" and prior.get_xlabel() == "prior"
+    assert [list(line.get_xdata()) for line in steps.lines] == [[4, 12], [4, 12]]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["GRPO", "PSN"], "each arm once"
+    assert steps.lines[1].get_color() == prior.lines[0].get_color() == plotting.VERMILION
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: plotting.seeds_plot({}), "arms must not be empty"),
+        (lambda: plotting.seeds_plot({"GRPO": []}), "must be a list of at least one number"),
+        (lambda: plotting.knob_plot({}), "panels must not be empty"),
+        (lambda: plotting.knob_plot({"steps": {}}), "panels.'steps'. must not be empty"),
+    ],
+)
+def test_a_study_without_anything_to_draw_is_a_sentence(call, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call()

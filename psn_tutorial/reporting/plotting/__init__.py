@@ -14,6 +14,7 @@ from psn_tutorial.reporting.plotting.digests import digest
 from psn_tutorial.reporting.plotting.metrics import coverage_bars, frontier_plot, pass_at_k_curves
 from psn_tutorial.reporting.plotting.probes import probe_plot
 from psn_tutorial.reporting.plotting.steps import DIAGNOSTICS, learning_curves, noise_diagnostics, success_curves
+from psn_tutorial.reporting.plotting.studies import knob_plot, seeds_plot
 from psn_tutorial.reporting.plotting.style import (
     BLACK,
     BLUE,
@@ -44,9 +45,11 @@ __all__ = [
     "coverage_bars",
     "digest",
     "frontier_plot",
+    "knob_plot",
     "learning_curves",
     "noise_diagnostics",
     "pass_at_k_curves",
     "probe_plot",
+    "seeds_plot",
     "success_curves",
 ]
