@@ -1,4 +1,4 @@
-"""The report of a study: its tables, from its records alone, as Markdown and on a terminal."""
+"""The report of a study: its tables and figures, from its records alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from psn_tutorial.evaluation.metrics import in_words
 from psn_tutorial.evaluation.verdicts import VERDICTS
 from psn_tutorial.experiments.results import Results
 from psn_tutorial.experiments.study_results import StudyResults, bases_of, novelty, stages, watched
+from psn_tutorial.reporting.plotting import Drawn, seeds_plot
 from psn_tutorial.reporting.tables import Table
 from psn_tutorial.runs.files import replace_file, write_json
 from psn_tutorial.runs.steps import FIGURES
@@ -50,6 +51,16 @@ def study_page(study: StudyResults) -> str:
 
 def _shown(table: Table) -> list[str]:
     return [f"**{table.title}**", table.markdown(), *([table.note + "."] if table.note else [])] if table.rows else []
+
+
+def seeds_figure(results: Results) -> Drawn:
+    """Every seed of every arm at the end of training, by the experiment's first metric; beside each arm the verdict
+    against the reference. As :func:`psn_tutorial.reporting.plotting.seeds_plot`."""
+    metric, reference = results.experiment.metrics[0], results.experiment.reference
+    words = {results.label(arm): one.verdict for (arm, figure), one in results.judged().items() if figure == metric}
+    words[results.label(reference)] = "the reference"
+    arms = {results.label(arm): results.seed_means(arm, metric) for arm in results.runs}
+    return seeds_plot(arms, metric, words, base=results.summaries["base"][metric].value)
 
 
 def verdict_table(results: Results) -> Table:

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import yaml
@@ -23,7 +24,7 @@ from psn_tutorial.experiments.study_run import plan, run_study
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.parallel import Outcome
 from psn_tutorial.jobs.records import RunRecord
-from psn_tutorial.reporting.study import study_page
+from psn_tutorial.reporting.study import seeds_figure, study_page
 from psn_tutorial.runs.files import read_json, write_json
 from psn_tutorial.runs.folder import RunFolder
 from psn_tutorial.trainer import Trainer
@@ -126,6 +127,20 @@ def test_verdicts_are_those_of_the_records(finished):
     assert written["chain-3"]["judged"]["psn"]["success"]["p"] == pytest.approx(expected["psn", "success"].effect.p)
     figures = {figure for _, figure in found.results["countdown"].judged()}
     assert {"pass@1", "pass@16"} <= figures <= {"pass@1", "pass@16", "pass@16 at equal pass@1"}
+
+
+def test_the_figure_of_an_experiment_shows_every_seed_and_verdict(finished):
+    folder, _ = finished
+    results = read_study_results(folder).results["chain-3"]
+    figure, numbers = seeds_figure(results)
+    plt.close(figure)
+    assert list(numbers) == ["GRPO", "PSN-GRPO", "PSN-GRPO without TIS"]
+    ends = [figures_of(folder, f"chain-3/psn/seed-{seed}", 8) for seed in (0, 1)]
+    assert numbers["PSN-GRPO"]["seeds"] == pytest.approx(ends)
+    assert numbers["PSN-GRPO"]["verdict"] == results.judged()["psn", "success"].verdict
+    assert numbers["GRPO"]["verdict"] == "the reference"
+    (base,) = (line.get_xdata()[0] for line in figure.axes[0].lines)
+    assert base == pytest.approx(results.summaries["base"]["success"].value)
 
 
 def test_early_midway_and_late_and_what_training_met(finished):
