@@ -191,15 +191,17 @@ def pass_difference(one: Probe, other: Probe, k: int) -> Interval:
     return _interval(float(a.mean() - b.mean()), _crossed(a, seed=1) - _crossed(b, seed=2), len(a))
 
 
-def surrogate(probe: Probe) -> Interval:
+def surrogate(probe: Probe, right: bool = False) -> Interval:
     """How well the similarity of a problem's answers, which Variant II reads, tells how many of them are different:
     Spearman's rank correlation over the problems, -1 where it tells exactly; the interval resamples problems.
+
+    right: how many different RIGHT answers there are instead, which exploration is after.
 
     nan where no encoder was named, or all problems have as many different answers.
     """
     if probe.similarity is None:
         return Interval(float("nan"), float("nan"), float("nan"), LEVEL, len(probe.right))
-    pairs = np.array([probe.similarity, probe.distinct_answers], dtype=float)
+    pairs = np.array([probe.similarity, probe.distinct_right if right else probe.distinct_answers], dtype=float)
     ranks = rankdata(pairs[:, _resampled(pairs.shape[1])], axis=-1)
     with np.errstate(invalid="ignore"):
         resampled = _correlation(ranks)

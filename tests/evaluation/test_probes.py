@@ -154,5 +154,7 @@ def test_the_surrogate_is_spearmans_correlation_of_similarity_and_different_answ
     assert found.low < found.value < found.high < -0.5 and found.high - found.low < 0.2
     exact = surrogate(made(right, distinct_answers=distinct.tolist(), similarity=(-distinct).tolist()))
     assert (exact.value, exact.low, exact.high) == pytest.approx((-1, -1, -1))
+    by_right = made(right, distinct_right=distinct.tolist(), similarity=similarity.tolist())
+    assert surrogate(by_right, right=True) == found
     assert np.isnan(surrogate(made(right)).value)
     assert np.isnan(surrogate(made(right, similarity=similarity.tolist())).value)  # all have one answer
