@@ -30,6 +30,11 @@ class Table:
         grid = list(zip(self.columns, *self.rows, strict=True))
         return Table(self.title, grid[0], tuple(grid[1:]), self.note)
 
+    def _repr_markdown_(self) -> str:
+        """How a notebook shows it."""
+        parts = (f"**{self.title}**", self.markdown(), self.note)
+        return "\n\n".join(part for part in parts if part.strip("*"))
+
     def markdown(self) -> str:
         """The cells as a table of Markdown, without title and note."""
         lines = [self.columns, ("---",) + ("---:",) * (len(self.columns) - 1), *self.rows]

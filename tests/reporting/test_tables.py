@@ -157,3 +157,11 @@ def test_the_signals_of_variant_two_are_shown_with_their_ranges():
     silent, heard = signals_table("title", [made(["10", "11"]), made(["10", "11"], **read)]).rows
     assert silent[1] == "-" and heard[1:3] == (".500 to .750", "3.000 to 4.000") and heard[4] == ".750"
     assert heard[5].startswith("-1.000")
+
+
+def test_a_notebook_shows_a_table_with_its_title_and_note():
+    table = Table("Two arms", ("", "pass@1"), (("GRPO", ".100"), ("PSN", ".200")), "of 3 seeds")
+    assert table._repr_markdown_() == (
+        "**Two arms**\n\n|  | pass@1 |\n| --- | ---: |\n| GRPO | .100 |\n| PSN | .200 |\n\nof 3 seeds"
+    )
+    assert Table("", ("a",), ())._repr_markdown_() == "| a |\n| --- |"
