@@ -237,6 +237,13 @@ def test_every_arm_has_its_own_colour_in_every_legend(notebook):
         assert not faults, (faults, cell.source)
 
 
+def test_a_text_cell_says_something(notebook):
+    """A heading, a formula, a table, or a sentence that ends: no placeholder that a draft has left."""
+    _, book = notebook
+    for text in prose(book):
+        assert re.search(r"^#|[.:?!]\)?\s*$|\$\$|\|$", text, re.MULTILINE), text
+
+
 def test_links_and_named_files_exist(notebook):
     path, book = notebook
     endings = "py|ipynb|json|jsonl|md|toml|cfg|safetensors|html"
