@@ -20,7 +20,7 @@ from psn_tutorial.preflight.cost import Step, operations
 from psn_tutorial.rollout import token_logps
 from psn_tutorial.schedulers import KLTargetSigma, RealtimeSigma
 from psn_tutorial.signals import token_certainty
-from psn_tutorial.teaching.exact import gaussian_mean, population_coverage
+from psn_tutorial.teaching.exact import expectation, gaussian_mean, population_coverage
 from psn_tutorial.teaching.exercises import EXERCISES, check
 
 names = pytest.mark.parametrize("name", EXERCISES)
@@ -51,6 +51,12 @@ def effective_sample_size(ratios):
     return importance_weights(logps, 0 * logps, torch.ones_like(logps)).ess
 
 
+def rollouts_needed(probabilities, estimates):
+    """E[g^2] / E[g]^2 - 1, by the library's sum over trajectories of one token."""
+    mean, square = (expectation(probabilities.log()[:, None], estimates**k) for k in (1, 2))
+    return square / mean**2 - 1
+
+
 def consistent_success(log_odds, sigma, steps):
     return gaussian_mean(lambda noise: torch.sigmoid(log_odds + noise) ** steps, sigma)
 
@@ -78,6 +84,7 @@ LIBRARY = {
     "token_weights": lambda p, q, mask, cap: importance_weights(p, q, mask, cap).weights,
     "effective_sample_size": effective_sample_size,
     "mixture_weights": mixture_weights,
+    "rollouts_needed": rollouts_needed,
     "realtime_rule": realtime_rule,
     "self_certainty": token_certainty,
     "kl_target_rule": lambda sigma, k1, target: KLTargetSigma(sigma, target).update({"kl_k1": k1}),

@@ -53,6 +53,12 @@ def mixture_weights(target_logps: Tensor, draws_logps: Tensor) -> Tensor:
     return (target_logps - log_mean).exp()
 
 
+def rollouts_needed(probabilities: Tensor, estimates: Tensor) -> Tensor:
+    mean = (probabilities * estimates).sum()
+    variance = (probabilities * (estimates - mean) ** 2).sum()
+    return variance / mean**2
+
+
 def consistent_success(log_odds: float, sigma: float, steps: int) -> Tensor:
     z = torch.linspace(-12, 12, 2001, dtype=torch.float64)
     density = (-(z**2) / 2).softmax(0)  # of a standard normal, on this grid
@@ -116,6 +122,10 @@ HINTS = {
     "mixture_weights": (
         "The denominator is the mean of the draws' probabilities, not of their logarithms.",
         "exp(-2000) is 0 in floating point. torch.logsumexp adds probabilities without leaving the logarithms.",
+    ),
+    "rollouts_needed": (
+        "The mean of n independent estimates has the variance of one of them over n.",
+        "Expectations are sums over all rollouts, each times its probability. Set deviation and mean equal: n = ?",
     ),
     "consistent_success": (
         "The power stands inside the expectation: one z is kept for all steps.",

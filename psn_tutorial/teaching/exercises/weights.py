@@ -1,4 +1,4 @@
-"""Exercises about importance weights: per token, truncated; how many samples they are worth; several draws."""
+"""Exercises about importance weights: per token, truncated; how many samples they are worth or need; several draws."""
 
 import math
 from decimal import Decimal
@@ -118,8 +118,52 @@ MIXTURE_WEIGHTS = Exercise(
     },
 )
 
+
+def _rollouts_needed(probabilities, estimates):
+    """How likely each rollout is [B], and its estimate of a derivative [B] -> how many rollouts are needed until the
+    standard deviation of the mean of their estimates is as large as its expectation: the variance of one estimate
+    over its squared expectation."""
+    rows = list(zip(probabilities.tolist(), estimates.tolist(), strict=True))
+    mean = sum(p * g for p, g in rows)
+    return sum(p * (g - mean) ** 2 for p, g in rows) / mean**2
+
+
+def _mean(p, g):
+    return (p * g).sum()
+
+
+ROLLOUTS_NEEDED = Exercise(
+    _rollouts_needed,
+    [
+        tuple(torch.tensor(x, dtype=torch.float64) for x in case)
+        for case in (
+            ([0.5, 0.5], [0.0, 2.0]),
+            ([0.9, 0.1], [0.0, 1.0]),
+            ([0.25, 0.75], [-4.0, -2.0]),
+            ([0.5, 0.3, 0.2], [-1.0, 0.5, 4.0]),
+            ([0.999, 0.001], [0.0, 0.5]),
+        )
+    ],
+    {
+        "this is upside down": lambda p, g: _mean(p, g) ** 2 / (_mean(p, g**2) - _mean(p, g) ** 2),
+        "this is the second moment; the squared mean must be taken from it": lambda p, g: (
+            _mean(p, g**2) / _mean(p, g) ** 2
+        ),
+        "this is the standard deviation; take the variance": lambda p, g: (
+            (_mean(p, g**2) - _mean(p, g) ** 2).sqrt() / _mean(p, g) ** 2
+        ),
+        "this divides the deviation by the mean; the mean of n has the deviation over sqrt(n)": lambda p, g: (
+            (_mean(p, g**2) - _mean(p, g) ** 2).sqrt() / _mean(p, g).abs()
+        ),
+        "this is the variance; divide it by the squared mean": lambda p, g: _mean(p, g**2) - _mean(p, g) ** 2,
+        "the mean must be squared": lambda p, g: (_mean(p, g**2) - _mean(p, g) ** 2) / _mean(p, g),
+        "this takes all rollouts to be equally likely": lambda p, g: g.var(correction=0) / g.mean() ** 2,
+    },
+)
+
 EXERCISES = {
     "token_weights": TOKEN_WEIGHTS,
     "effective_sample_size": EFFECTIVE_SAMPLE_SIZE,
     "mixture_weights": MIXTURE_WEIGHTS,
+    "rollouts_needed": ROLLOUTS_NEEDED,
 }
