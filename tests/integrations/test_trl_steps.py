@@ -66,6 +66,44 @@ def test_what_is_logged_is_raw_and_moves_the_scheduler(make):
     assert trainer.scheduler.sigma == scheduler.sigma != 0.3
 
 
+class SeveralRewards(PSNGRPOTrainer):
+    """One function that knows no reward for some answers, one that is awaited, one object; and their weights."""
+
+    class Length:
+        def __call__(self, completion_ids, **_):
+            return [len(row) / 6 for row in completion_ids]
+
+    def __init__(self, model, reward_func, *others, **named):
+        async def awaited(completion_ids, **_):
+            return [float(row[0] % 2) for row in completion_ids]
+
+        def sometimes(completion_ids, **_):
+            return [None if sum(row) % 3 == 0 else 1.0 for row in completion_ids]
+
+        super().__init__(model, [sometimes, awaited, self.Length()], *others, **named)
+        self.heard, update = [], self.scheduler.update
+        self.scheduler.update = lambda signals: self.heard.append(signals["reward"]) or update(signals)
+
+
+def test_a_schedule_hears_the_mean_reward_that_trl_logs(make):
+    """Over two micro-batches a step, with an evaluation on the way that must not count."""
+    trainer = make(
+        SeveralRewards,
+        sigma=0.3,
+        reward_weights=[0.5, 2.0, -1.0],
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=4,
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        named={"eval_dataset": Dataset.from_dict({"prompt": PROMPTS})},
+    )
+    assert trainer.reward_func_names == ["sometimes", "awaited", "Length"]
+    trainer.train()
+    wanted = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assert trainer.heard == pytest.approx(wanted) and len(set(wanted)) == 3
+
+
 def test_an_annealed_schedule_may_begin_and_end_without_noise(make):
     trainer = make(Watched, sigma=0.0, schedule="annealed", sigma_end=0.2, sigma_steps=2, max_steps=3)
     trainer.train()

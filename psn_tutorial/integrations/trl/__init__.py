@@ -8,8 +8,10 @@ What differs from TRL's trainer, and through which of its public hooks (trl 1.16
                    clean one. With ``mixture`` the log-probs are those of the mixture of a group's draws
     compute_loss   the advantages [B] become w_t A [B, T], w_t = min(pi / mu, C) of :mod:`psn_tutorial.importance`;
                    log pi comes from the loss's own forward pass
-    callbacks      after an optimiser step the scheduler gets the statistics of the ratios, before the cap, and with
-                   probes "separate" those of two more answers to each prompt; its state is saved with each checkpoint
+    callbacks      after an optimiser step the scheduler gets the mean reward, the statistics of the ratios, before the
+                   cap, and with probes "separate" those of two more answers to each prompt; its state is saved with
+                   each checkpoint
+    reward_funcs   listened to, for that mean reward
     log            the statistics go wherever TRL logs, as psn/sigma, psn/ess, psn/kl_k1 ...
 
 Weights are clean whenever TRL looks at them: in evaluations, in checkpoints, in the update. With sigma 0 nothing of

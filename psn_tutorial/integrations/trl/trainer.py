@@ -28,6 +28,7 @@ from psn_tutorial.integrations.trl.checks import check_arguments, check_sampling
 from psn_tutorial.integrations.trl.config import PSNConfig
 from psn_tutorial.integrations.trl.ratios import RatioSums, SamplerLogps
 from psn_tutorial.integrations.trl.reading import Reader, Sequences
+from psn_tutorial.integrations.trl.rewards import RewardSums
 from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.qlora import keep_gradients_right_on_cpu
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt, perturbed, stream
@@ -98,6 +99,7 @@ class PSNGRPOTrainer(GRPOTrainer):
         self.encoder = sentence_encoder(args.encoder) if args.schedule == "realtime" else None
         self.reader = Reader(self.temperature, self.accelerator.autocast)
         self.ratios, self.micro_batches, self.signals = RatioSums(), 0, {}
+        self.rewards = RewardSums(self)
         self.generation = (-1, 0)  # the optimiser step of the last one, and its place among those of this step
         self.psn_metrics: dict[str, list[float]] = defaultdict(list)
         self.engine_is_noisy = False
@@ -359,9 +361,9 @@ class PSNGRPOTrainer(GRPOTrainer):
         signals = self.signals | found
         if self.encoder and not self.reuses_rollouts:
             signals |= self.probe()
-        self.ratios, self.micro_batches = RatioSums(), 0
+        self.ratios, self.micro_batches, reward = RatioSums(), 0, self.rewards.mean(self.accelerator)
         if found or not signals["sigma"]:  # without a single token there is nothing to go by
-            self.scheduler.update(signals)
+            self.scheduler.update({"reward": reward} | signals)
         for name, value in signals.items():
             self.psn_metrics[f"psn/{name}"].append(value)
 
