@@ -49,10 +49,11 @@ def defined(tree):
 
 
 def inherited():
-    """What PSNGRPOTrainer reads of itself and does not make itself."""
+    """What PSNGRPOTrainer reads of itself and does not make itself, and what RewardSums reads and sets of it."""
     (trainer,) = [n for n in TREES["trainer"].body if isinstance(n, ast.ClassDef) and n.name == "PSNGRPOTrainer"]
     read, own = attributes(trainer, "self")
-    return read - own - defined(trainer)
+    listened = set().union(*attributes(TREES["rewards"], "trainer"), *attributes(TREES["rewards"], "self.trainer"))
+    return (read - own - defined(trainer)) | listened
 
 
 def settings():
@@ -108,5 +109,6 @@ def test_the_lists_are_those_of_the_source():
     """So that they are not empty where the code is written in another way."""
     assert ("trl.trainer.utils", "pad") in imports() and len(imports()) >= 7
     assert {"accelerator", "eos_token_ids", "num_generations_eval", "vllm_generation"} <= inherited()
+    assert {"reward_funcs", "reward_weights"} <= inherited()
     assert not {"scheduler", "roll_out", "generation"} & inherited()
     assert {"steps_per_generation", "vllm_importance_sampling_mode", "ds3_gather_for_generation", "min_p"} <= settings()
