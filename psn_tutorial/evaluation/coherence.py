@@ -7,7 +7,9 @@ from itself (KL). Sites are to be compared at equal KL, never at equal sigma. Me
 (:mod:`psn_tutorial.evaluation.shifts`): the record and its figures need no torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from psn_tutorial.runs.files import read_lines
 from psn_tutorial.settings import option
 
 RESAMPLES, LEVEL = 2000, 0.95
+TINY = 1e-300  # in place of 0, which has no logarithm
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,58 @@ def figures(found: Coherence) -> dict[str, Interval]:
     coherent sd, within sd: of the shift, nats of log-odds; ICC: share of its variance that lies between draws;
     efficiency: coherent variance per nat of KL; KL, right values and success: means over the draws.
     """
+    return _intervals(_resampled(found), len(found.kl))
+
+
+def figures_at_kl(found: Sequence[Coherence], kl: float) -> dict[str, Interval]:
+    """The figures of a site at the wanted mean ``kl``, nats per token, with bootstrap intervals over the draws.
+
+    found: records of the same D draws at S >= 2 sigmas, the smallest first. Between them each figure is a straight line
+        in its logarithm and that of the mean KL. A resample has a mean KL of its own: the intervals hold the chance of
+        the KL too.
+
+    Raises UserError: ``kl`` is not between the smallest and the largest mean KL.
+    """
+    return _intervals(_interpolated(found, kl), len(found[0].kl))
+
+
+def ratios_at_kl(found: Sequence[Coherence], reference: Sequence[Coherence], kl: float) -> dict[str, Interval]:
+    """``figures_at_kl`` of ``found`` over those of ``reference``, which has draws of its own. UserError alike."""
+    ours, others = _interpolated(found, kl), _interpolated(reference, kl, seed=1)
+    return _intervals({name: x / np.maximum(others[name], TINY) for name, x in ours.items()}, len(found[0].kl))
+
+
+def _interpolated(found: Sequence[Coherence], kl: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every figure at ``kl``, as ``_resampled``."""
+    by_sigma = [_resampled(record, seed) for record in found]
+    curves = {name: np.array([curve[name] for curve in by_sigma]) for name in by_sigma[0]}  # [S, 1 + RESAMPLES]
+    means = curves["KL"][:, 0]
+    if not means[0] <= kl <= means[-1]:
+        raise UserError(f"kl must be {means[0]:.3g} to {means[-1]:.3g}, the mean KLs there are, got {kl:g}")
+    x, target = np.log(curves["KL"]), np.log(kl)
+    right = np.clip((x < target).sum(0), 1, len(x) - 1)[None]  # the first sigma with a larger KL
+    at = lambda y, i: np.take_along_axis(y, i, 0)[0]  # noqa: E731
+    share = (target - at(x, right - 1)) / (at(x, right) - at(x, right - 1))
+    logs = {name: np.log(np.maximum(curve, TINY)) for name, curve in curves.items()}
+    return {name: np.exp((1 - share) * at(y, right - 1) + share * at(y, right)) for name, y in logs.items()}
+
+
+@lru_cache(maxsize=64)
+def _resampled(found: Coherence, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every figure, [1 + RESAMPLES]: of all draws, then of resampled ones."""
     columns = {name: np.array(getattr(found, name)) for name in ("shift", "spread", "kl", "right_values", "success")}
     count = len(columns["kl"])
-    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     value = _computed(columns, found.places)
     # A resample repeats draws, which lowers the variance between them by (D - 1) / D on average.
     resampled = _computed({name: x[drawn] for name, x in columns.items()}, found.places, count / (count - 1))
+    return {name: np.append(value[name], x) for name, x in resampled.items()}
+
+
+def _intervals(resampled: dict[str, np.ndarray], count: int) -> dict[str, Interval]:
     made = {}
     for name, x in resampled.items():
-        interval = percentile_interval(float(value[name]), x, LEVEL, count)
+        interval = percentile_interval(float(x[0]), x[1:], LEVEL, count)
         made[name] = Interval(interval.value, interval.low, interval.high, LEVEL, count, "draws")
     return made
 

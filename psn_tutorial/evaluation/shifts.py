@@ -3,7 +3,7 @@
 What the figures mean, and why sites are compared at equal KL, is told in :mod:`psn_tutorial.evaluation.coherence`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,9 @@ from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation.calibrate import find_setting
 from psn_tutorial.evaluation.coherence import Coherence, CoherenceConfig, parts
-from psn_tutorial.models.decoder import forward
+from psn_tutorial.models.decoder import decoder_of, forward, hidden_states
 from psn_tutorial.models.policy import Policy, encode, prompt_ids
-from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.noise import NoiseConfig, NoiseReceipt, stream
 from psn_tutorial.rollout import sample
 from psn_tutorial.tasks.base import Task
 from psn_tutorial.tasks.rules import Problem, Rules
@@ -58,27 +58,40 @@ def measure_sites(policy: Policy, task: Task, config: CoherenceConfig) -> list[C
 
 
 def coherence(
-    policy: Policy, task: Task, problems: Sequence[Problem], noise: NoiseConfig, draws: int = 64, seed: int = 0
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    noise: NoiseConfig,
+    draws: int = 64,
+    seed: int = 0,
+    at_once: int = 1,
 ) -> Coherence:
-    """What ``draws`` draws of ``noise`` do to the policy, one at a time; afterwards it is bit for bit what it was.
+    """What ``draws`` draws of ``noise`` do to the policy; afterwards it is bit for bit what it was.
 
     seed: of the clean policy's answers, one to each problem; their rules are kept, with the right values.
+    at_once: draws that share a pass of the model; more are faster, take more memory, and change the last digits.
 
     Raises UserError for another task than rules or chain, more than two rules, rules that are free at some steps
     (consistency < steps), fewer than 2 draws, and a noise filter that matches nothing.
     """
     check_count("draws", draws, low=2)
+    check_count("at_once", at_once)
     answers = clean_answers(policy, task, problems, seed)
-    clean = answer_logps(policy, answers.ids, answers.length)
+    with carried(policy.model, noise, [0]) as receipt:
+        pass
+    read, read_accepted = (_reader(policy, ids, answers.length, receipt) for ids in (answers.ids, answers.accepted))
+    (clean,) = read(1)
     columns: dict[str, list[float]] = {"kl": [], "right_values": [], "success": []}
     shifts = []
-    for draw in range(draws):
-        with carried(policy.model, noise, [draw]) as receipt:
-            noisy = answer_logps(policy, answers.ids, answers.length)
-            columns["success"].append(_success(policy, answers))
-        shifts.append((_odds(noisy, answers) - _odds(clean, answers)).flatten().numpy())
-        columns["kl"].append(float((clean.exp() * (clean - noisy)).sum(-1).mean()))
-        columns["right_values"].append(_right_values(noisy, answers))
+    for start in range(0, draws, at_once):
+        some = range(start, min(start + at_once, draws))
+        with carried(policy.model, noise, some):
+            every, every_accepted = read(len(some)), read_accepted(len(some))
+        for noisy, accepted in zip(every, every_accepted, strict=True):
+            shifts.append((_odds(noisy, answers) - _odds(clean, answers)).flatten().numpy())
+            columns["kl"].append(float((clean.exp() * (clean - noisy)).sum(-1).mean()))
+            columns["right_values"].append(_right_values(noisy, answers))
+            columns["success"].append(_success(accepted, answers))
     shift, spread = parts(np.array(shifts))
     return Coherence(
         noise.targets,
@@ -89,8 +102,26 @@ def coherence(
         tuple(shift.tolist()),
         tuple(spread.tolist()),
         *(tuple(columns[name]) for name in ("kl", "right_values", "success")),
-        _success(policy, answers),
+        _success(read_accepted(1)[0], answers),
     )
+
+
+@torch.no_grad()
+def _reader(policy: Policy, ids: Tensor, length: int, receipt: NoiseReceipt) -> Callable[[int], Tensor]:
+    """A function of N that reads ``ids`` [R, S] under the N draws that the model carries when it is called: the
+    log-probabilities [N, R, length, V] of their last ``length`` tokens.
+
+    Noise on the head alone leaves what the head reads as it is, which is then computed once.
+    """
+    if receipt.names != ("lm_head.weight",):
+        return lambda count: answer_logps(policy, ids.repeat(count, 1), length).unflatten(0, (count, -1))
+    still, head = hidden_states(policy.model, ids[:, :-1], last=length), decoder_of(policy.model).lm_head
+
+    @torch.no_grad()
+    def read(count: int) -> Tensor:
+        return head(still.repeat(count, 1, 1)).double().log_softmax(-1).unflatten(0, (count, -1))
+
+    return read
 
 
 def sigma_of_kl(
@@ -161,7 +192,6 @@ def _right_values(logps: Tensor, answers: Answers) -> float:
     return float(values.sum(1).exp().mean())
 
 
-def _success(policy: Policy, answers: Answers) -> float:
-    """Mean exact success probability: that of the one rewarded answer of each problem."""
-    logps = answer_logps(policy, answers.accepted, answers.length)
+def _success(logps: Tensor, answers: Answers) -> float:
+    """Mean exact success probability: that of the one rewarded answer of each problem, read in ``logps``."""
     return float(logps.gather(2, answers.accepted[:, -answers.length :, None]).sum((1, 2)).exp().mean())

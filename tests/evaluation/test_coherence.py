@@ -9,8 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation.coherence import Coherence, CoherenceConfig, figures, parts, read_coherence, variances
+from psn_tutorial.evaluation.coherence import (
+    Coherence,
+    CoherenceConfig,
+    figures,
+    figures_at_kl,
+    parts,
+    ratios_at_kl,
+    read_coherence,
+    variances,
+)
 from psn_tutorial.evaluation.probes import consistency
 from psn_tutorial.evaluation.sampling import exact_success, text_logps
 from psn_tutorial.evaluation.shifts import clean_answers, coherence, sigma_of_kl
@@ -75,6 +85,62 @@ def test_a_record_survives_its_line(tmp_path):
     (tmp_path / "coherence.jsonl").write_text(json.dumps(to_mapping(found)) + "\n")
     assert read_coherence(tmp_path / "coherence.jsonl") == [found]
     assert read_coherence(tmp_path / "none.jsonl") == []
+
+
+# --- at equal KL --------------------------------------------------------------------------------------
+
+
+def of_sigma(sigma, kl, success):
+    """A record of which only the KL and the success [D] of its draws are known."""
+    shift, none = tuple(sigma * (-1) ** i for i in range(len(kl))), (0.0,) * len(kl)
+    return Coherence("head", sigma, 10, 5, 2, shift, none, tuple(kl), none, tuple(success), 1e-6)
+
+
+def power_law(count, power, factor, seed, spread=0.5):
+    """Records at four sigmas: the KL of a draw is sigma^2 times its own chi^2, its success factor * KL^power."""
+    own = np.random.default_rng(seed).chisquare(2 / spread**2, count) * spread**2 / 2
+    kls = [sigma**2 * own for sigma in (0.1, 0.2, 0.4, 0.8)]
+    return [of_sigma(sigma, kl, factor * kl**power) for sigma, kl in zip((0.1, 0.2, 0.4, 0.8), kls, strict=True)]
+
+
+def test_between_two_sigmas_a_figure_is_a_straight_line_in_logarithms():
+    """All draws have one KL, so that the intervals have no width. The shifts are +sigma and -sigma in turn, of variance
+    sigma^2 n / (n - 1); sigma is the root of the KL. Values are never right: 0 stays 0."""
+    even = power_law(4, 2, 5.0, 0, spread=1e-6)
+    for kl in (0.0101, 0.02, 0.1, 0.5, 0.639):
+        found = figures_at_kl(even, kl)
+        assert found["success"].value == pytest.approx(5 * kl**2, rel=1e-4)
+        assert found["success"].high == pytest.approx(found["success"].low, rel=1e-4)
+        assert found["coherent sd"].value == pytest.approx(math.sqrt(kl * 4 / 3), rel=1e-4)
+        assert found["KL"].value == pytest.approx(kl) and found["ICC"].value == pytest.approx(1)
+        assert found["right values"].value < 1e-200
+    ratios = ratios_at_kl(even, power_law(4, 2, 2.0, 1, spread=1e-6), 0.1)
+    assert ratios["success"].value == pytest.approx(2.5, rel=1e-4) and ratios["KL"].value == pytest.approx(1)
+
+
+def test_at_the_kl_of_a_sigma_it_is_that_sigmas():
+    found = power_law(50, 3, 1.0, 2)
+    here, there = figures_at_kl(found, float(np.mean(found[2].kl))), figures(found[2])
+    for name in ("success", "coherent sd", "ICC"):
+        assert here[name].value == pytest.approx(there[name].value), name
+    assert here["success"].low < here["success"].value < here["success"].high
+    assert here["success"].units == "50 draws"
+
+
+def test_most_intervals_at_equal_kl_hold_the_truth():
+    """E[chi^2] = 1 and E[(chi^2)^2] = 1 + spread^2: the mean success at a mean KL is 1.25 KL^2 times the factor. 95 %
+    are meant, for the ratio too."""
+    held, held_ratio = 0, 0
+    for seed in range(60):
+        found, other = power_law(30, 2, 1.0, seed), power_law(30, 2, 2.0, 1000 + seed)
+        held += 1.25 * 0.05**2 in figures_at_kl(found, 0.05)["success"]
+        held_ratio += 0.5 in ratios_at_kl(found, other, 0.05)["success"]
+    assert held >= 48 and held_ratio >= 48
+
+
+def test_a_kl_that_no_sigma_has_is_refused():
+    with pytest.raises(UserError, match="kl must be .* to .*, the mean KLs there are, got 0.9"):
+        figures_at_kl(power_law(50, 2, 1.0, 3), 0.9)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +245,32 @@ def test_the_answers_are_right_whatever_was_sampled_and_the_policy_is_what_it_wa
         assert math.isfinite(text_logps(policy, task.prompt(problem), [text], task.ends)[0])
     coherence(policy, task, problems, NoiseConfig(0.5, "all", relative=True), 2)
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.model.state_dict().items())
+
+
+@pytest.mark.parametrize("carrier", ["weights", "dense", "lowrank"])
+@pytest.mark.parametrize("site", ["mlp", "head"])
+def test_draws_that_share_a_pass_are_what_they_are_alone(setting, site, carrier):
+    policy, task, problems = setting
+    noise = NoiseConfig(0.4, site, relative=True, seed=7, carrier=carrier)
+    alone, together = (coherence(policy, task, problems, noise, 5, at_once=n) for n in (1, 3))
+    for name in ("shift", "spread", "kl", "right_values", "success", "clean_success"):
+        assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-3, abs=1e-6), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("carrier", ["weights", "dense"])
+def test_noise_on_the_head_is_read_as_it_is_wherever_it_goes(carrier, tied):
+    """In the weights of a tied head the noise is in the embeddings too, beside them it is not."""
+    task = get_task("chain", steps=4)
+    tokenizer = build_tokenizer(task.words)
+    sizes = TinyConfig(hidden=16, ff=32, heads=2, kv_heads=2, layers=1, tied=tied)
+    policy, problems = Policy(build_model(sizes, tokenizer, 0).eval(), tokenizer), task.generate(3, 1)
+    noise = NoiseConfig(0.5, "head", relative=True, carrier=carrier)
+    found = coherence(policy, task, problems, noise, 2, at_once=2)
+    for draw in range(2):
+        with carried(policy.model, noise, [draw]):
+            assert found.success[draw] == pytest.approx(exact_success(policy, task, problems[0]), rel=1e-4)
 
 
 def test_a_sigma_is_found_that_has_the_wanted_kl(setting):

@@ -9,19 +9,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from psn_tutorial import carriers
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.estimators import pass_at_k
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
+from psn_tutorial.noise import NoiseConfig
 from psn_tutorial.preflight.budget import shape_of
 from psn_tutorial.preflight.cost import Step, operations
 from psn_tutorial.rollout import token_logps
 from psn_tutorial.schedulers import KLTargetSigma, RealtimeSigma
 from psn_tutorial.signals import token_certainty
 from psn_tutorial.teaching.exact import expectation, gaussian_mean, population_coverage
-from psn_tutorial.teaching.exercises import EXERCISES, check
+from psn_tutorial.teaching.exercises import EXERCISES, check, solutions
 
 names = pytest.mark.parametrize("name", EXERCISES)
 MISTAKES = [(name, mistake) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]
@@ -74,6 +77,27 @@ def update_operations(weights, tokens, frozen, recompute):
     return 2 * weights * tokens * counted["updating"] / counted["sampling"]
 
 
+def block_round(weights, levels, block):
+    """bitsandbytes on the CPU, with a table of levels; its blocks are longer, and filled up with zeros."""
+    from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
+
+    table = torch.cat([levels, levels[-1].expand(256 - len(levels))])
+    padded = torch.nn.functional.pad(weights.view(-1, block), (0, 64 - block))
+    return dequantize_blockwise(*quantize_blockwise(padded, code=table, blocksize=64))[:, :block].flatten()
+
+
+def low_rank_noise(up, down, sigma):
+    """What the carrier adds to a layer of zeros, its normal numbers being those of the exercise."""
+    model = nn.ModuleDict({"mlp": nn.Linear(down.shape[1], len(up), bias=False)})
+    nn.init.zeros_(model.mlp.weight)
+    config = NoiseConfig(sigma, "mlp", carrier="lowrank", rank=len(down))
+    given = lambda config, draw, name, shape: (up if name.endswith("/B") else down).clone()  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(carriers, "gaussian", given)
+        with carriers.carried(model, config, [0]):
+            return model.mlp(torch.eye(down.shape[1])).T
+
+
 LIBRARY = {
     "pass_at_k": pass_at_k,
     "expected_coverage": population_coverage,
@@ -88,6 +112,8 @@ LIBRARY = {
     "realtime_rule": realtime_rule,
     "self_certainty": token_certainty,
     "kl_target_rule": lambda sigma, k1, target: KLTargetSigma(sigma, target).update({"kl_k1": k1}),
+    "block_round": block_round,
+    "low_rank_noise": low_rank_noise,
     "token_logps": lambda logits, tokens, temperature: token_logps(logits / temperature, tokens)[0],
     "update_operations": update_operations,
 }
@@ -137,6 +163,8 @@ def test_a_plausible_mistake_fails_and_is_told(name, mistake):
         ("kl_target_rule", "turned round"),
         ("self_certainty", "other direction"),
         ("realtime_rule", "turned round"),
+        ("block_round", "largest absolute value"),
+        ("low_rank_noise", "grows like the root of r"),
     ],
 )
 def test_the_mistakes_of_this_field_are_in_the_table(name, words):
@@ -147,6 +175,15 @@ def test_the_mistakes_of_this_field_are_in_the_table(name, words):
 def test_every_exercise_knows_several_mistakes_and_says_what_to_do(name):
     assert len(EXERCISES[name].mistakes) >= 6
     assert len(EXERCISES[name].task) > 60
+
+
+def test_rounding_in_blocks_is_that_of_nf4_layers():
+    from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
+
+    weights = torch.randn(20 * 64, generator=torch.Generator().manual_seed(0))
+    packed, state = quantize_4bit(weights, quant_type="nf4", blocksize=64)
+    ours = solutions.block_round(weights, get_4bit_type("nf4", device="cpu"), 64)
+    assert torch.allclose(dequantize_4bit(packed, state).flatten(), ours, rtol=1e-6)
 
 
 # Mistakes that are not in the tables: the grade says where, without a hint

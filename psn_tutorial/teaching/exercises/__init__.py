@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from psn_tutorial.errors import check_choice
-from psn_tutorial.teaching.exercises import counting, grpo, noise, scaling, weights
+from psn_tutorial.teaching.exercises import counting, grpo, noise, quantised, scaling, weights
 from psn_tutorial.teaching.exercises.card import Card
 from psn_tutorial.teaching.exercises.grading import Exercise, Grade, grade
 
 EXERCISES: dict[str, Exercise] = (
-    counting.EXERCISES | grpo.EXERCISES | weights.EXERCISES | noise.EXERCISES | scaling.EXERCISES
+    counting.EXERCISES | grpo.EXERCISES | weights.EXERCISES | noise.EXERCISES | quantised.EXERCISES | scaling.EXERCISES
 )
 
 

@@ -81,6 +81,18 @@ def realtime_rule(sigma: float, indicator: float, target: float, growth: float) 
     return sigma * growth if indicator > target else sigma / growth
 
 
+def block_round(weights: Tensor, levels: Tensor, block: int) -> Tensor:
+    blocks = weights.view(-1, block)
+    scale = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)  # a block of zeros stays zeros
+    codes = (blocks[..., None] / scale[..., None] - levels).abs().argmin(-1)
+    return (scale * levels[codes]).flatten()
+
+
+def low_rank_noise(up: Tensor, down: Tensor, sigma: float) -> Tensor:
+    size = (sigma / len(down) ** 0.5) ** 0.5  # of the entries of each factor
+    return (size * up) @ (size * down)
+
+
 def update_operations(weights: int, tokens: int, frozen: bool, recompute: bool) -> float:
     passes = 3 - frozen + recompute  # forward, backward to inputs and to weights; less one, and one more
     return 2 * weights * tokens * passes
@@ -142,6 +154,14 @@ HINTS = {
     "realtime_rule": (
         "A high indicator means that the rollouts are alike. Do they then need more noise, or less?",
         "Multiply by the growth, or divide by it; the size of the deviation does not matter.",
+    ),
+    "block_round": (
+        "weights.view(-1, block) has a block in each row. What is the scale of a row?",
+        "Divide by the scale, find the nearest level with argmin, multiply by the scale again. And a row of zeros?",
+    ),
+    "low_rank_noise": (
+        "An entry of the product is a sum over the rank. Which variance has a product of two standard normals?",
+        "Variances of independent terms add up; the standard deviation is the root of their sum.",
     ),
     "update_operations": (
         "One product of a layer's weights with its tokens is 2 operations for each weight and token.",
