@@ -14,13 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from psn_tutorial.errors import check_choice
-from psn_tutorial.teaching.exercises import counting, grpo, noise, quantised, scaling, weights
+from psn_tutorial.teaching.exercises import comparing, counting, grpo, noise, quantised, scaling, weights
 from psn_tutorial.teaching.exercises.card import Card
 from psn_tutorial.teaching.exercises.grading import Exercise, Grade, grade
 
-EXERCISES: dict[str, Exercise] = (
-    counting.EXERCISES | grpo.EXERCISES | weights.EXERCISES | noise.EXERCISES | quantised.EXERCISES | scaling.EXERCISES
-)
+MODULES = (counting, grpo, weights, noise, quantised, scaling, comparing)
+EXERCISES: dict[str, Exercise] = {name: made for module in MODULES for name, made in module.EXERCISES.items()}
 
 
 def exercise(name: str) -> Card:

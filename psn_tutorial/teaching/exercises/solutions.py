@@ -98,6 +98,14 @@ def update_operations(weights: int, tokens: int, frozen: bool, recompute: bool) 
     return 2 * weights * tokens * passes
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    corrected, last = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        last = max(last, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = last
+    return corrected
+
+
 HINTS = {
     "pass_at_k": (
         "What is the chance that the first sample is wrong? And the second, if the first was?",
@@ -166,5 +174,9 @@ HINTS = {
     "update_operations": (
         "One product of a layer's weights with its tokens is 2 operations for each weight and token.",
         "Count the products: one forward, two backward; which of them does frozen save, which does recompute add?",
+    ),
+    "holm": (
+        "sorted(range(len(ps)), key=lambda i: ps[i]) are the places of the p-values, the smallest first.",
+        "Keep the largest value so far: none may come out below the one before it.",
     ),
 }
