@@ -210,7 +210,6 @@ FIGURES_BY_HAND = {
     "05_truncated_importance_sampling",
     "06_noise_schedulers",
     "07_noise_in_a_quantised_model",
-    "advanced_what_exploration_buys",
 }
 
 

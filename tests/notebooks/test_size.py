@@ -16,7 +16,6 @@ TOO_LARGE = {
     "04_action_space_versus_parameter_space_noise",
     "06_noise_schedulers",
     "07_noise_in_a_quantised_model",
-    "advanced_what_exploration_buys",
 }
 
 
