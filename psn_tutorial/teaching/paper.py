@@ -133,7 +133,7 @@ METHOD = _entries(
     ("What the loss is divided by: rollouts, tokens, or the longest answer", "", "GRPO; DAPO; Dr. GRPO",
      "losses:loss_normaliser", "test_losses.py::test_normalisers_by_hand", ""),
     ("KL to the base policy, by k3", r"\rho - 1 - \log \rho,\ \rho = \pi_\text{ref} / \pi_\theta", "GRPO, equation 4",
-     "losses:kl_k3", "test_losses.py::test_k3_is_unbiased_for_kl_of_the_policy_to_the_reference", "03"),
+     "losses:kl_k3", "test_losses.py::test_k3_is_unbiased_for_kl_of_the_policy_to_the_reference", "02"),
     ("The whole step; the update goes to the clean weights", r"\theta \leftarrow \theta - \eta \nabla_\theta L",
      "paper, method", "trainer:Trainer.step", "test_trainer.py::test_it_learns_from_noisy_rollouts_too", "03"),
     ("Fixed noise", r"\sigma_k = \sigma", "paper, fixed noise", "schedulers:ConstantSigma",
