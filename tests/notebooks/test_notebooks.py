@@ -206,9 +206,7 @@ def test_nothing_of_the_library_is_defined_again(notebook):
 FIGURES_BY_HAND = {
     "01_pass_at_k_and_the_exploration_ceiling",
     "04_action_space_versus_parameter_space_noise",
-    "05_truncated_importance_sampling",
     "06_noise_schedulers",
-    "07_noise_in_a_quantised_model",
 }
 
 

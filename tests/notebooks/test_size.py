@@ -14,7 +14,6 @@ TOO_LARGE = {
     "01_pass_at_k_and_the_exploration_ceiling",
     "04_action_space_versus_parameter_space_noise",
     "06_noise_schedulers",
-    "07_noise_in_a_quantised_model",
 }
 
 
