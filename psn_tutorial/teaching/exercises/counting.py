@@ -13,7 +13,7 @@ def _pass_at_k(n, c, k):
 
 
 def _expected_coverage(probabilities, k):
-    """One sample finds solution i with ``probabilities[i]``: the expected share of solutions that k samples find."""
+    """One sample finds solution i with chance probabilities[i] -> the expected share of solutions k samples find."""
     chances = [*probabilities, 1 - sum(probabilities)]  # the last one: a wrong answer
     found = 0.0
     for outcome in product(range(len(chances)), repeat=k):
