@@ -209,18 +209,18 @@ IDENTITIES = _entries(
 
          "teaching/test_identities.py::test_statement_4_ess_is_one_over_one_plus_chi_square_and_a_capped_one_has_a_floor",
      "05"),
-    ("A small KL leaves the cap little to do", r"P_\mu(w > C) \le \mathrm{KL}(\mu \parallel \pi) / (C - 1 - \ln C)",
+    ("A small KL puts few ratios above the cap", r"P_\mu(w > C) \le \mathrm{KL}(\mu \parallel \pi) / (C - 1 - \ln C)",
      "statement 5", "teaching.exact:kl",
      "teaching/test_identities.py::test_statement_5_the_kl_bounds_how_many_ratios_a_cap_can_touch",
      "05"),
-    ("A baseline is free without a cap only", r"\mathbb E_\mu[w \nabla \log \pi] = 0", "statement 6",
+    ("A baseline adds no bias if there is no cap", r"\mathbb E_\mu[w \nabla \log \pi] = 0", "statement 6",
      "importance:importance_weights",
      "teaching/test_identities.py::test_statement_6_a_baseline_is_free_without_a_cap_only",
      "05"),
-    ("Sequence weights silence long noisy answers", r"\mathrm{median}(w) \approx e^{-\mathrm{KL} \cdot T}",
+    ("Sequence weights of long noisy answers are close to 0", r"\mathrm{median}(w) \approx e^{-\mathrm{KL} \cdot T}",
      "statement 7", "importance:importance_weights",
      "teaching/test_identities.py::test_statement_7_the_median_ratio_falls_as_exp_of_minus_the_kl", "05"),
-    ("k1 and k3 are unbiased numbers; as losses they pull elsewhere",
+    ("k1 and k3 are unbiased estimates; as losses their gradients are not that KL's",
      r"\mathbb E_\mu[-\log w] = \mathbb E_\mu[w - 1 - \log w] = \mathrm{KL}(\mu \parallel \pi)", "statement 8",
      "teaching.exact:kl",
      "teaching/test_identities.py::test_statement_8_the_three_estimators_as_numbers_and_as_losses", "05"),
@@ -256,7 +256,7 @@ DIVERGENCES = _entries(
      "The same: it reads the two log-probabilities that the weights need anyway"),
     ("Realised sigma and unchanged share are measured and logged", "", "its floor of sigma", "noise:NoiseReceipt",
      "test_noise.py::test_bf16_swallows_small_noise", "",
-     "Nothing says how much of the noise the rounding to bf16 swallows"),
+     "Nothing says how much of the noise is lost by rounding to bf16"),
 )
 
 
