@@ -205,7 +205,6 @@ def test_nothing_of_the_library_is_defined_again(notebook):
 # and their colours are not tested. A name is taken off with the last such figure of its notebook; none is added.
 FIGURES_BY_HAND = {
     "04_action_space_versus_parameter_space_noise",
-    "06_noise_schedulers",
 }
 
 
