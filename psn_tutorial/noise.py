@@ -142,7 +142,7 @@ def gaussian(config: NoiseConfig, draw: int, name: str, shape: Sequence[int]) ->
 def stream(seed: int, *purpose: str | int) -> torch.Generator:
     """A random stream of its own for every (seed, purpose, step ...), so that a resumed run needs no saved state.
 
-    Hashed, because torch's CPU generator keeps only the low 32 bits of its seed.
+    Returns a generator on the CPU. Hashed, because torch's CPU generator keeps only the low 32 bits of its seed.
     """
     digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
@@ -202,6 +202,9 @@ def perturbed(model: nn.Module, config: NoiseConfig, draw: int = 0) -> Iterator[
 
     The clean tensors are kept and put back, never recovered by subtracting, which rounds: on leaving the
     block, by an exception too, every parameter is bitwise what it was. Paper: theta~ = theta + eps.
+
+    Args:
+        draw: number of the draw; with ``config.seed`` and a tensor's name it fixes the noise, on every machine.
 
     Yields:
         NoiseReceipt: what was changed, and by how much.

@@ -329,7 +329,10 @@ def read_completions(
 def completion_logps(
     model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none", draws: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    """The log-probs and the entropy of :func:`read_completions`."""
+    """Log-probs [N * b, T] of the completions of some rows, in nats, with gradient, and their entropies or None.
+
+    0 where the mask is 0. Arguments and what is raised: as in :func:`read_completions`.
+    """
     reading = read_completions(model, rollouts, rows, temperature, entropy, draws=draws)
     return reading.logps, reading.entropy
 

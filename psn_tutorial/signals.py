@@ -90,5 +90,8 @@ def group_similarities(embeddings: Tensor, group: int) -> Tensor:
 
 
 def semantic_similarity(embeddings: Tensor, group: int) -> float:
-    """The batch mean of :func:`group_similarities`: how alike the answers to one prompt are, in [-1 / (G - 1), 1]."""
+    """The batch mean of :func:`group_similarities`: how alike the answers to one prompt are, in [-1 / (G - 1), 1].
+
+    The paper's d_sem (arXiv 2602.02555, Variant II). embeddings: [B, D]; what is raised: as there.
+    """
     return float(group_similarities(embeddings, group).mean())

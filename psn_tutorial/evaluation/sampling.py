@@ -98,5 +98,9 @@ def text_logps(
 
 
 def exact_success(policy: Policy, task: Task, problem: Any, temperature: float = 1.0) -> float:
-    """The exact success probability on a problem, for tasks that list their accepted answers (rules, chain)."""
+    """The exact probability, in [0, 1], of a right answer to a problem: a sum over all texts that the task accepts.
+
+    Raises:
+        UserError: the task does not list its accepted answers (rules and chain do).
+    """
     return task.exact_success(lambda prompt, texts: text_logps(policy, prompt, texts, task.ends, temperature), problem)

@@ -15,7 +15,14 @@ from psn_tutorial.settings import from_mapping
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder holds it. ``evaluations`` is None before the first one."""
+    """A run as its folder holds it.
+
+    Attributes:
+        folder: where it lies.
+        config, provenance: config.json and provenance.json.
+        steps: the records of steps.jsonl, in order; their names and units: :mod:`psn_tutorial.runs.steps`.
+        evaluations: eval.json; None before the first evaluation.
+    """
 
     folder: Path
     config: dict[str, Any]
