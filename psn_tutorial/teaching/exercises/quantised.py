@@ -10,8 +10,8 @@ from psn_tutorial.teaching.exercises.grading import Exercise
 def _block_round(weights, levels, block):
     """Weights [n] -> the weights [n] that a quantised layer computes with.
 
-    A block is ``block`` neighbours, and keeps its largest absolute value a. A weight w becomes a times the level that
-    is nearest to w / a. ``levels`` ascend from -1 to 1; a block of zeros stays zeros.
+    A block is so many neighbours, and keeps its largest absolute value a. A weight w becomes a times the level that
+    is nearest to w / a. The levels ascend from -1 to 1; a block of zeros stays zeros.
     """
     rounded = []
     for start in range(0, len(weights), block):
@@ -72,9 +72,9 @@ BLOCK_ROUND = Exercise(
 
 
 def _low_rank_noise(up, down, sigma):
-    """Standard normal ``up`` [out, r] and ``down`` [r, in] -> noise [out, in], a multiple of their product.
+    """Standard normal up [out, r] and down [r, in] -> noise [out, in], a multiple of their product.
 
-    Over many draws of the two factors every entry has the standard deviation ``sigma``, whatever the rank r.
+    Over many draws of the two factors every entry has the standard deviation sigma, whatever the rank r.
     """
     rows, columns = up.tolist(), list(zip(*down.tolist(), strict=True))
     variance = len(down)  # of an entry: r products of two independent standard normals, of variance 1 each
