@@ -11,7 +11,6 @@ CELLS, CODE, WORDS = (25, 45), (0, 220), (700, 1500)  # from, to
 
 # Notebooks that are still too large. A name is taken off once its notebook is within; none is added.
 TOO_LARGE = {
-    "04_action_space_versus_parameter_space_noise",
 }
 
 

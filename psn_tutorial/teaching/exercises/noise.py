@@ -30,7 +30,7 @@ CONSISTENT_SUCCESS = Exercise(
     _consistent_success,
     [(0.0, 0.0, 1), (0.0, 1.0, 2), (-2.0, 1.0, 1), (-2.0, 1.0, 3), (-2.0, 2.0, 6), (-2.2, 3.0, 12)],
     {
-        "this is incoherent noise, drawn anew at every step: the power of the mean, not the mean of the power": (
+        "this is incoherent noise, a new draw at every step: the power of the mean, not the mean of the power": (
             lambda a, s, n: _gaussian(lambda z: _sigmoid(a + s * z)) ** n
         ),
         "this is without noise": lambda a, s, n: _sigmoid(a) ** n,
