@@ -203,8 +203,7 @@ def test_nothing_of_the_library_is_defined_again(notebook):
 
 # Notebooks with figures that ``show`` of psn_tutorial.teaching.cells did not show: a digest is printed beside these,
 # and their colours are not tested. A name is taken off with the last such figure of its notebook; none is added.
-FIGURES_BY_HAND = {
-}
+FIGURES_BY_HAND: set[str] = set()
 
 
 def figures(book):

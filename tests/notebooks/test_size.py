@@ -10,8 +10,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CELLS, CODE, WORDS = (25, 45), (0, 220), (700, 1500)  # from, to
 
 # Notebooks that are still too large. A name is taken off once its notebook is within; none is added.
-TOO_LARGE = {
-}
+TOO_LARGE: set[str] = set()
 
 
 def counted(book) -> dict[str, int]:
