@@ -399,6 +399,13 @@ def test_a_probe_is_a_point_at_its_kl_in_the_panel_of_its_policy():
         plotting.probe_plot({"small": [clean]})
 
 
+def test_where_no_probe_solves_anything_the_scale_still_shows_shares():
+    figure, _ = plotting.probe_plot({"small": [made(["0000", "0000"], 4)]}, k=1)
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(0.1)
+    figure, _ = plotting.probe_plot({"small": [made(["1111", "1111"], 4)]}, k=1)
+    assert figure.axes[0].get_ylim()[1] >= 1
+
+
 # --- studies ------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ def probe_plot(policies: Mapping[str, Sequence[Probe]], k: int = 8) -> Drawn:
             axes.set_xscale("symlog", linthresh=SMALLEST_KL)
             axes.set_xlim(left=0)
             axes.set(title=policy, xlabel="KL to the policy, nats per token")
+        panels[0][0].set_ylim(top=max(0.1, panels[0][0].get_ylim()[1]))  # where nothing is solved, the scale shows it
         panels[0][0].set_ylabel(axis_label(f"pass@{k}"))
         panels[0][0].legend([handles[kind] for kind in LOOKS if kind in handles], [k for k in LOOKS if k in handles])
         say_level(figure, {policy: [value for *_, value in found] for policy, found in points.items()})

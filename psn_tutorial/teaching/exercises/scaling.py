@@ -6,7 +6,7 @@ from psn_tutorial.teaching.exercises.grading import Exercise
 def _update_operations(weights, tokens, frozen, recompute):
     """Operations of an update's linear layers: so many weights, so many tokens, a multiplication and an addition each
     counting 1. It is a forward pass, then a backward pass to the layers' inputs and to the weights (not to those that
-    are ``frozen``); with ``recompute`` the forward pass is made a second time before the backward pass."""
+    are frozen); with recompute the forward pass is made a second time before the backward pass."""
     products = ["forward", "backward to the inputs"]
     products += [] if frozen else ["backward to the weights"]
     products += ["forward again"] if recompute else []
