@@ -1,18 +1,38 @@
-"""The results in README.md, written from the records in data/runs; a test compares the two.
+"""What README.md says of results, written from the records in data/runs; a test compares the two.
 
-``python -m psn_tutorial.reporting.readme`` writes them again.
+``python -m psn_tutorial.reporting.readme`` writes it again.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from psn_tutorial.experiments.results import read_comparison
+from psn_tutorial.experiments.study_results import read_study_results
+from psn_tutorial.reporting.answer import answer
+from psn_tutorial.reporting.study import verdict_table
 from psn_tutorial.reporting.tables import conclusions, tables
 from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"
 RECORDS = tuple(DATA / "runs" / name for name in ("full", "qlora", "qwen"))
-BEGIN, END = "these lines -->\n", "<!-- end of results -->"
+STUDY = DATA / "runs" / "study" / "rules"
+BEGIN, END = "<!-- {}: `python -m psn_tutorial.reporting.readme` writes this -->\n", "<!-- end of {} -->"
+
+
+def answer_in_markdown() -> str:
+    """Should I use it? In three sentences."""
+    full, qwen = (read_comparison(DATA / "runs" / name).results for name in ("full", "qwen"))
+    said = answer(read_study_results(STUDY).results["methods"], full["countdown"], qwen["qwen"])
+    return "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1)) + "\n"
+
+
+def study_in_markdown() -> str:
+    """The verdicts of every experiment of the study that is recorded."""
+    parts = []
+    for results in read_study_results(STUDY).results.values():
+        table = verdict_table(results)
+        parts += [f"**{results.experiment.question}**", table.markdown(), f"{table.title}. {table.note}."]
+    return "\n\n".join(parts) + "\n"
 
 
 def results_in_markdown(records: Sequence[Path] = RECORDS) -> str:
@@ -25,11 +45,22 @@ def results_in_markdown(records: Sequence[Path] = RECORDS) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def with_results(text: str, results: str) -> str:
-    """``text`` with ``results`` between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + results + "\n" + END + rest.split(END)[1]
+BLOCKS = {"answer": answer_in_markdown, "study": study_in_markdown, "results": results_in_markdown}
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the two marks of the block ``name``."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, rest = text.split(begin)
+    return before + begin + "\n" + content + "\n" + end + rest.split(end)[1]
+
+
+def written(text: str) -> str:
+    """``text`` with every block as the records have it."""
+    for name, content in BLOCKS.items():
+        text = with_block(text, name, content())
+    return text
 
 
 if __name__ == "__main__":
-    README.write_text(with_results(README.read_text(), results_in_markdown()))
+    README.write_text(written(README.read_text()))

@@ -64,6 +64,7 @@ def test_the_report_of_each_is_made_without_a_word_missing(study):
     page = study_page(found)
     assert all(f"## {name}" in page for name in found.results)
     assert ("**Not finished**" in page) is bool(found.missing)
+    assert (folder / "report.md").read_text() == page, "write it again: psn-tutorial report <folder>"
 
 
 def test_a_run_that_stands_in_two_experiments_is_the_same_one(study):

@@ -1,12 +1,15 @@
-from psn_tutorial.reporting.readme import README, results_in_markdown, with_results
+import pytest
+
+from psn_tutorial.reporting.readme import BLOCKS, README, with_block, written
 
 
-def test_the_results_in_the_readme_are_those_of_the_record():
+def test_what_the_readme_says_of_results_is_what_the_records_say():
     text = README.read_text()
-    assert text == with_results(text, results_in_markdown())
+    assert text == written(text)
 
 
-def test_other_results_would_show():
+@pytest.mark.parametrize("name", BLOCKS)
+def test_other_results_would_show(name):
     text = README.read_text()
-    assert with_results(text, "something else") != text
-    assert with_results(with_results(text, "something else"), results_in_markdown()) == text
+    assert with_block(text, name, "something else") != text
+    assert with_block(with_block(text, name, "something else"), name, BLOCKS[name]()) == text
