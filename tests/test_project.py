@@ -1,6 +1,7 @@
 """What the project says of itself is true: versions, paths, commands, links, sums."""
 
 import ast
+import gzip
 import hashlib
 import importlib
 import importlib.util
@@ -37,8 +38,10 @@ FILES = tracked()
 
 
 def text_of(path: Path) -> str | None:
+    """What a file says, also a packed one; None of a binary file."""
+    content = path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8")
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
     except UnicodeDecodeError:
         return None
 
