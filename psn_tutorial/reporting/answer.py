@@ -15,13 +15,16 @@ IN_WORDS = {
 
 
 def answer(rare: Results, local: Results, language: Results) -> list[str]:
-    """Three sentences.
+    """Three sentences: of the first task, of the recipe, of the other two.
 
     Args:
         rare: methods on a task in which a rare strategy must be kept throughout, with the arms "psn", "psn-none" and
             "paper" beside the reference.
         local: an experiment in which errors are local to a token, with the arm "psn" and a frontier.
         language: the same with a pretrained language model.
+
+    Raises:
+        KeyError: one of these arms is not recorded.
     """
     metric, reference = rare.experiment.metrics[0], rare.experiment.reference
     ends = {arm: number(rare.summaries[arm][metric].value) for arm in (reference, "psn", "psn-none", "paper")}
