@@ -56,5 +56,8 @@ def similarities(transcripts: Sequence[Transcript], encoder: SentenceEncoder, ru
 
 
 def read_similarities(folder: str | Path) -> list[Similarity]:
-    """The file similarity.jsonl of a folder; [] where there is none. Raises UserError, naming the line."""
-    return read_lines(Path(folder) / FILE, Similarity)
+    """The file similarity.jsonl of a folder. Raises UserError where there is none, and for a wrong line, naming it."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {FILE}")
+    return read_lines(path, Similarity)

@@ -63,7 +63,11 @@ def main(words: list[str]) -> None:
     parser.add_argument("--out", required=True, help="the folder to write")
     args = parser.parse_args(words)
     command = ["python", "-m", "psn_tutorial.jobs.similarities", *words]
-    print(f"{len(measure(args.record, args.encoder, args.out, command))} groups: {args.out}")
+    try:
+        found = measure(args.record, args.encoder, args.out, command)
+    except UserError as error:
+        parser.error(str(error))
+    print(f"{len(found)} groups: {args.out}")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,15 @@ def test_the_command_measures_every_run_of_a_record_and_says_how(tmp_path, capsy
     ]
 
 
+def test_a_mistake_is_one_sentence(tmp_path, capsys):
+    with pytest.raises(UserError, match="holds no similarity.jsonl"):
+        read_similarities(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path), "--encoder", "bag-of-words", "--out", str(tmp_path / "new")])
+    assert ended.value.code == 2 and "must hold a transcripts.jsonl, it has none" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_shipped_record_fits_its_transcripts():
     groups = read_similarities(RECORD)
     record = ROOT / "data" / "runs" / json.loads((RECORD / "config.json").read_text())["record"]
