@@ -37,6 +37,7 @@ class Costs:
 
     def __init__(self, jobs: Iterable[StudyJob]):
         self._rates: dict[tuple[str, ...], list[float]] = {}
+        self._units: dict[str, float] = {}  # by the job's name; estimates are asked for after every job that ends
         for job in jobs:
             if job.recorded:
                 self.learn(job, read_json(job.place / "provenance.json")["wall_seconds"])
@@ -46,14 +47,19 @@ class Costs:
         if _is_copied(job):
             return
         for key in _likeness(job):
-            self._rates.setdefault(key, []).append(max(0.0, seconds - OVERHEAD) / units(job))
+            self._rates.setdefault(key, []).append(max(0.0, seconds - OVERHEAD) / self._of(job))
 
     def seconds(self, job: StudyJob) -> float:
         """What a job should take."""
         if _is_copied(job):
             return OVERHEAD
         rates = next((self._rates[key] for key in _likeness(job) if key in self._rates), None)
-        return OVERHEAD + units(job) * (sum(rates) / len(rates) if rates else _shipped_rate(job))
+        return OVERHEAD + self._of(job) * (sum(rates) / len(rates) if rates else _shipped_rate(job))
+
+    def _of(self, job: StudyJob) -> float:
+        if job.name not in self._units:
+            self._units[job.name] = units(job)
+        return self._units[job.name]
 
 
 def _is_copied(job: StudyJob) -> bool:
