@@ -356,12 +356,14 @@ def test_the_picture_of_the_architecture_is_shown():
 MACHINE_PATHS = re.compile(r"(?<![\w.~-])/(?:work|home|root|Users|opt|mnt|srv|media|private)/[\w.-]+")
 WELL_KNOWN_HOSTS = {
     "arxiv.org",
+    "colab.research.google.com",
     "doi.org",
     "example.org",
     "github.com",
     "huggingface.co",
     "keepachangelog.com",
     "localhost",
+    "mybinder.org",
     "semver.org",
     "www.apache.org",
     "www.w3.org",

@@ -1,0 +1,84 @@
+"""Badges lead to notebooks that exist, and the cell beside them installs only where the package is missing."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from docs.badges import BADGES, CELL, EXTRAS, NOTEBOOKS, install, main
+from tests.notebooks.test_size import counted
+
+ROOT = NOTEBOOKS.parent
+
+
+@pytest.fixture
+def marked(tmp_path) -> list[Path]:
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        shutil.copyfile(path, tmp_path / path.name)
+    main(["someone/psn", "--branch", "v1.0"], tmp_path)
+    return sorted(tmp_path.glob("*.ipynb"))
+
+
+def shown(cell) -> list[dict]:
+    """The outputs of a cell without the number of their run."""
+    return [{key: value for key, value in out.items() if key != "execution_count"} for out in cell.get("outputs", [])]
+
+
+def test_each_badge_names_its_own_notebook_which_exists(marked):
+    for path in marked:
+        card = nbformat.read(path, as_version=4).cells[0].source
+        targets = re.findall(r"\]\((https://[^)]*/)(notebooks/[^)]*)\)", card.split("\n\n")[1])
+        assert [target for _, target in targets] == [f"notebooks/{path.name}"] * 2
+        assert (ROOT / targets[0][1]).is_file()
+        assert all("someone/psn/" in place and "v1.0" in place for place, _ in targets)
+
+
+def plain(book) -> list[tuple[str, list]]:
+    """What a reader reads of each cell, badges and the cell that installs apart."""
+    cells = [cell for cell in book.cells if cell.id != CELL]
+    return [(BADGES.sub("", cell.source), shown(cell)) for cell in cells]
+
+
+def test_everything_else_stays_and_a_second_address_replaces_the_first(marked):
+    main(["other/name"], marked[0].parent)
+    for path in marked:
+        book, before = nbformat.read(path, as_version=4), nbformat.read(NOTEBOOKS / path.name, as_version=4)
+        nbformat.validate(book)
+        assert plain(book) == plain(before)
+        assert [cell.id for cell in book.cells].count(CELL) == 1 and book.cells[1].id == CELL
+        assert "someone" not in path.read_text() and "other/name" in book.cells[1].source
+        assert counted(book) == counted(before)
+
+
+def test_the_cell_installs_only_where_the_package_is_missing(monkeypatch):
+    called, source = [], install("someone/psn", "main")
+    monkeypatch.setattr(subprocess, "run", lambda words, check: called.append((words, check)))
+    monkeypatch.setattr(os, "chdir", called.append)
+    exec(source, {})
+    assert not called
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(source, {})
+    (clone, first), folder, (pip, second) = called
+    assert first and second, "a command that fails must stop the cell"
+    assert clone[-2:] == ["https://github.com/someone/psn", folder.split("/")[0]] and "main" in clone
+    assert pip == [sys.executable, "-m", "pip", "install", "--quiet", f"..[{EXTRAS}]"]
+
+
+def test_the_extras_it_asks_for_exist():
+    import tomllib
+
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS.split(",")) <= known.keys()
+
+
+@pytest.mark.parametrize("words", [["nobody"], ["a b/c"], ["a/b/c"], ["a/b", "--branch", "x y"]])
+def test_an_address_that_is_none_gets_a_sentence(words, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(words, tmp_path)
+    assert "must be made of letters" in capsys.readouterr().err
