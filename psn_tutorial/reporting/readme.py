@@ -9,30 +9,32 @@ from pathlib import Path
 from psn_tutorial.experiments.results import read_comparison
 from psn_tutorial.experiments.study_results import read_study_results
 from psn_tutorial.reporting.answer import answer
-from psn_tutorial.reporting.study import verdict_table
+from psn_tutorial.reporting.study import short_verdict_table
 from psn_tutorial.reporting.tables import conclusions, tables
 from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"
 RECORDS = tuple(DATA / "runs" / name for name in ("full", "qlora", "qwen"))
 STUDY = DATA / "runs" / "study" / "rules"
+SHOWN = ("methods", "recipe")  # of the study's experiments
 BEGIN, END = "<!-- {}: `python -m psn_tutorial.reporting.readme` writes this -->\n", "<!-- end of {} -->"
 
 
 def answer_in_markdown() -> str:
     """Should I use it? In three sentences."""
     full, qwen = (read_comparison(DATA / "runs" / name).results for name in ("full", "qwen"))
-    said = answer(read_study_results(STUDY).results["methods"], full["countdown"], qwen["qwen"])
+    rules = read_study_results(STUDY).results
+    said = answer(rules["methods"], rules["recipe"], full["countdown"], qwen["qwen"])
     return "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1)) + "\n"
 
 
 def study_in_markdown() -> str:
-    """The verdicts of every experiment of the study that is recorded."""
-    parts = []
-    for results in read_study_results(STUDY).results.values():
-        table = verdict_table(results)
-        parts += [f"**{results.experiment.question}**", table.markdown(), f"{table.title}. {table.note}."]
-    return "\n\n".join(parts) + "\n"
+    """The verdicts of the experiments SHOWN; the study's report has all, with more of each."""
+    parts, results = [], read_study_results(STUDY).results
+    for name in SHOWN:
+        table = short_verdict_table(results[name])
+        parts += [f"**{results[name].experiment.question}** {table.title}:", table.markdown()]
+    return "\n\n".join([*parts, f"{table.note}."]) + "\n"
 
 
 def results_in_markdown(records: Sequence[Path] = RECORDS) -> str:

@@ -90,6 +90,21 @@ def verdict_table(results: Results) -> Table:
     return Table(f"Against {results.label(experiment.reference)}", columns, tuple(rows), note)
 
 
+def short_verdict_table(results: Results) -> Table:
+    """Where each arm ends and its verdict, by the experiment's first metric."""
+    experiment, metric, rows = results.experiment, results.experiment.metrics[0], []
+    for (arm, figure), judged in results.judged().items():
+        if figure == metric:
+            end, difference = results.summaries[arm][metric], judged.effect.difference
+            rows.append((results.label(arm), number(end.value), difference.brackets(), judged.verdict))
+    columns = ("", in_words(metric), "difference", "verdict")
+    reference = (
+        f"{results.label(experiment.reference)} ({number(results.summaries[experiment.reference][metric].value)})"
+    )
+    note = "Differences with 95 % t intervals, paired by seed; verdicts after Holm's correction of each table"
+    return Table(f"Against {reference}, {len(experiment.seeds)} seeds", columns, tuple(rows), note)
+
+
 def stage_table(results: Results) -> Table:
     """The metrics early, in the middle and late in training, and what the base never produced."""
     base = results.summaries["base"]
