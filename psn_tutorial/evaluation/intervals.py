@@ -65,15 +65,16 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """What the interval of a difference shows: "higher", "lower" or "no difference shown" (0 lies in it).
+        """What the interval of a difference shows: "higher", "lower" or "undecided" (0 lies in it).
 
-        Where there is no interval: "no interval, so no difference shown".
+        Where there is no interval: "no interval, so undecided". Whether a difference is too small to matter it does not
+        say; :mod:`psn_tutorial.evaluation.verdicts` does, with a margin.
         """
         if math.isnan(self.low):
-            return "no interval, so no difference shown"
+            return "no interval, so undecided"
         if self.low > 0:
             return "higher"
-        return "lower" if self.high < 0 else "no difference shown"
+        return "lower" if self.high < 0 else "undecided"
 
     def brackets(self, spec: str = "") -> str:
         """``.137 [.121, .155]`` without the number of seeds; spec: the format of all three, "" for ``digits``."""

@@ -11,7 +11,7 @@ from psn_tutorial.evaluation.probes import Probe, figures, pass_difference, surr
 from psn_tutorial.evaluation.results import Evaluation
 from psn_tutorial.experiments.results import Results
 
-MARKS = "+ higher, - lower, ? no difference shown: the interval holds 0"
+MARKS = "+ higher, - lower, ? undecided: the interval holds 0"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ def test_a_finished_run_is_evaluated_again_and_compared(psn, tmp_path):
     psn("train", *TINY, "--out", "run")
     said = psn("evaluate", "run", "--against", "run")
     assert said.code == 0 and "record: runs/eval-run-chain" in said.out
-    assert "minus run" in said.out and "no difference shown" in said.out
+    assert "minus run" in said.out and "undecided" in said.out
     again = RunRecord.read("runs/eval-run-chain")
     assert again.evaluations == RunRecord.read("run").evaluations
     # The same question gets the recorded answer; another one is refused in the same folder.

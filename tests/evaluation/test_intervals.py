@@ -55,11 +55,11 @@ def test_format_takes_digits_and_leaves_the_seeds_out():
     [
         (Interval(0.2, 0.1, 0.3), "higher"),
         (Interval(-0.2, -0.3, -0.1), "lower"),
-        (Interval(0.2, -0.001, 0.4), "no difference shown"),
-        (Interval(0.2, 0.0, 0.4), "no difference shown"),  # 0 itself lies in the interval
-        (Interval(-0.2, -0.4, 0.0), "no difference shown"),
-        (Interval(0.0, 0.0, 0.0), "no difference shown"),
-        (Interval(0.2, math.nan, math.nan, n=1), "no interval, so no difference shown"),
+        (Interval(0.2, -0.001, 0.4), "undecided"),
+        (Interval(0.2, 0.0, 0.4), "undecided"),  # 0 itself lies in the interval
+        (Interval(-0.2, -0.4, 0.0), "undecided"),
+        (Interval(0.0, 0.0, 0.0), "undecided"),
+        (Interval(0.2, math.nan, math.nan, n=1), "no interval, so undecided"),
     ],
 )
 def test_only_an_interval_without_zero_shows_a_difference(interval, verdict):

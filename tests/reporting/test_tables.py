@@ -63,7 +63,7 @@ def test_the_frontier_is_told_apart_from_equal_steps():
     said = {f.text.split(":")[0]: f for f in conclusions(results(BASE, [grpo], [run({2: half})]))}
     assert said["PSN-GRPO against GRPO at equal steps, pass@16"].verdict == "higher"
     at_equal = said["PSN-GRPO against GRPO at equal pass@1 (.188), pass@16"]
-    assert at_equal.verdict == "no difference shown" and "difference .000 [.000, .000]" in at_equal.text
+    assert at_equal.verdict == "undecided" and "difference .000 [.000, .000]" in at_equal.text
 
 
 def test_a_point_above_the_path_is_higher():
@@ -117,7 +117,7 @@ def test_two_evaluations_share_the_metrics_they_both_have():
 def test_a_difference_carries_one_mark_and_the_note_is_its_legend():
     better, base = evaluation([16] * 8), evaluation(BASE)
     one = [evaluation([c]) for c in (16, 2)]
-    cases = {"+ higher": (better, base), "- lower": (base, better), "? no difference shown": (base, base)}
+    cases = {"+ higher": (better, base), "- lower": (base, better), "? undecided": (base, base)}
     for legend, sides in cases.items():
         table = difference_table("a - b", *sides)
         assert table.rows[0][1].endswith(f"] {legend[0]}") and legend in table.note
