@@ -19,7 +19,7 @@ from psn_tutorial.jobs.evaluating import check_policy
 from psn_tutorial.jobs.interrupt import Stop
 from psn_tutorial.jobs.policies import base_of, fingerprint, save_policy, source_of_base, starting_policy
 from psn_tutorial.jobs.problems import check_apart, held_out_problems, training_problems
-from psn_tutorial.jobs.records import settings_of
+from psn_tutorial.jobs.records import RunRecord, settings_of
 from psn_tutorial.jobs.transcribing import transcribe
 from psn_tutorial.prefixes import prefix
 from psn_tutorial.runs.folder import RunFolder
@@ -69,13 +69,16 @@ class TrainingJob:
     def resume(cls, folder: str | Path) -> "TrainingJob":
         """Go on with the run in ``folder`` from its newest intact checkpoint.
 
-        Raises UserError when it is no training run, or was started from another base policy.
+        Raises UserError when it is no training run, was started from another base policy, or is finished and has no
+        checkpoint left: such a record would be overwritten from its first step on.
         """
         run = RunFolder.open(folder)
         config = settings_of(run.path, run.config)
         job = cls(config)
         if job.base_sha256 != run.config.get("base_sha256"):
             raise UserError(f"{folder} was started from another base policy than the one in {base_of(config)}")
+        if RunRecord.read(run.path).finished and run.latest_checkpoint() is None:
+            raise UserError(f"{folder} is finished and has no checkpoint left: there is nothing to go on with")
         job.go_on(run)
         return job
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -23,6 +24,18 @@ def test_resume_of_a_finished_run_changes_nothing(psn):
     assert said.code == 0 and said.out.endswith("run: run    policy: run/policy\n")
     assert torch.equal(before[0], weights("run"))
     assert before[1:] == (timeless("run"), EvaluationRecord.read("run/eval.json"))
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_again(psn):
+    """Such are the shipped records: the first step taken anew would overwrite what they say."""
+    psn("train", *NOISY, "--out", "run")
+    shutil.rmtree("run/checkpoints")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    said = psn("train", "--resume", "run")
+    assert said.code == 2 and said.err.strip().endswith(
+        "run is finished and has no checkpoint left: there is nothing to go on with"
+    )
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
 def wait_for(path, lines, child):
