@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from psn_tutorial.choices import CARRIERS, LARGEST_SIGMA
 from psn_tutorial.errors import UserError, check_count, check_range
 from psn_tutorial.extensions import check_named
-from psn_tutorial.sites import check_layers, chosen
+from psn_tutorial.sites import check_layers, chosen, role
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,16 @@ def select(model: nn.Module, targets: str, layers: str = "all") -> list[_Target]
                 "noise needs floating-point weights"
             )
     return those
+
+
+def on_head_alone(model: nn.Module, config: NoiseConfig) -> bool:
+    """Does the noise leave all hidden states as they are, because every tensor that gets it is the head's alone? A head
+    that is tied is the embedding too."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    wanted = chosen((name for same in names.values() for name in same), config.targets, config.layers)
+    return all(role(name) == "head" for same in names.values() if not wanted.isdisjoint(same) for name in same)
 
 
 def gaussian(config: NoiseConfig, draw: int, name: str, shape: Sequence[int]) -> Tensor:

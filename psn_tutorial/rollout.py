@@ -293,6 +293,7 @@ def read_completions(
     entropy: str = "none",
     certainty: str | None = None,
     draws: int = 1,
+    same_states: bool = False,
     recompute: bool = False,
 ) -> Reading:
     """Show ``model``, as it is now, the completions of some rows of a batch.
@@ -307,11 +308,14 @@ def read_completions(
         entropy: "none", "value" (no gradient) or "gradient".
         certainty: the direction of its KL; None leaves it out.
         draws: inside a carrier of noise the number N of its draws: all rows are read under each; then B = N * b.
+        same_states: the noise is on the head alone (:func:`psn_tutorial.noise.on_head_alone`), so that the layers read
+            the rows once: their states are the same under every draw.
         recompute: see :func:`psn_tutorial.models.decoder.hidden_states`.
     """
     tokens, mask = (x[rows].repeat(draws, 1) for x in (rollouts.tokens, rollouts.mask))
     head, length = decoder_of(model).lm_head, max(1, int(mask.any(0).sum()))  # of the longest of these
-    states = _completion_states(model, rollouts, rows, length, draws, recompute)[mask[:, :length]]
+    states = _completion_states(model, rollouts, rows, length, 1 if same_states else draws, recompute)
+    states = (states.repeat(draws, 1, 1) if same_states else states)[mask[:, :length]]
 
     def read(states: Tensor, ids: Tensor) -> tuple[Tensor | None, ...]:
         logits = head(states).float() / temperature
@@ -327,13 +331,19 @@ def read_completions(
 
 
 def completion_logps(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, temperature: float, entropy: str = "none", draws: int = 1
+    model: nn.Module,
+    rollouts: Rollouts,
+    rows: Tensor,
+    temperature: float,
+    entropy: str = "none",
+    draws: int = 1,
+    same_states: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs [N * b, T] of the completions of some rows, in nats, with gradient, and their entropies or None.
 
     0 where the mask is 0. Arguments and what is raised: as in :func:`read_completions`.
     """
-    reading = read_completions(model, rollouts, rows, temperature, entropy, draws=draws)
+    reading = read_completions(model, rollouts, rows, temperature, entropy, draws=draws, same_states=same_states)
     return reading.logps, reading.entropy
 
 

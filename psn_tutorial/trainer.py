@@ -26,7 +26,7 @@ from psn_tutorial.losses import loss_normaliser, policy_loss
 from psn_tutorial.models.encoders import sentence_encoder
 from psn_tutorial.models.policy import Policy, asked, encode
 from psn_tutorial.models.qlora import holding, learned_weights, restore_weights
-from psn_tutorial.noise import NoiseConfig, stream
+from psn_tutorial.noise import NoiseConfig, on_head_alone, stream
 from psn_tutorial.prefixes import sample_behind_prefixes
 from psn_tutorial.rollout import Reading, Rollouts, completion_logps, read_completions, responses, sample, spread_draws
 from psn_tutorial.runs.checkpoints import Checkpoint
@@ -228,9 +228,10 @@ class Trainer:
         if not (config.mixture and rollouts.receipt and config.draws > 1):
             return rollouts.logps
         draws, parts = rollouts.draws.unique().tolist(), []
+        how = {"draws": len(draws), "same_states": on_head_alone(self.model, self.noise)}
         with torch.no_grad(), carried(self.model, self.noise, draws):
             for rows in torch.arange(len(rollouts.tokens)).split(max(1, config.micro_batch // len(draws))):
-                logps, _ = completion_logps(self.model, rollouts, rows, rollouts.temperature, draws=len(draws))
+                logps, _ = completion_logps(self.model, rollouts, rows, rollouts.temperature, **how)
                 parts.append(logps.view(len(draws), len(rows), -1))
         return mixture_logps(torch.cat(parts, 1), rollouts.mask)
 

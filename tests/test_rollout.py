@@ -13,7 +13,7 @@ from psn_tutorial.models.bases import base_folder
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, encode
 from psn_tutorial.models.tiny import load
-from psn_tutorial.noise import NoiseConfig, perturbed, stacked, stream
+from psn_tutorial.noise import NoiseConfig, on_head_alone, perturbed, stacked, stream
 from psn_tutorial.rollout import (
     choose,
     completion_logits,
@@ -116,6 +116,31 @@ def test_completion_logps_under_several_draws(policy, rows):
     for block, draw in zip(together.split(len(rows)), [4, 2, 9], strict=True):
         with perturbed(parts[2], noise, draw):
             expected, _ = completion_logps(parts[2], rollouts, rows, 1.0)
+        torch.testing.assert_close(block, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("targets", "tied", "alone"),
+    [
+        ("head", False, True),
+        ("lm_head", False, True),
+        ("head", True, False),
+        ("mlp", False, False),
+        ("all", False, False),
+    ],
+)
+@torch.no_grad()
+def test_under_noise_on_the_head_alone_the_layers_read_once(policy, monkeypatch, targets, tied, alone):
+    parts = policy(sizes={"tied": tied})
+    rollouts, rows, noise = roll(parts), torch.tensor([5, 6, 18, 7]), NoiseConfig(0.5, targets, relative=True)
+    assert on_head_alone(parts[2], noise) is alone
+    shapes = watched_shapes(monkeypatch)
+    with stacked(parts[2], noise, [4, 2, 9]):
+        together, _ = completion_logps(parts[2], rollouts, rows, 0.7, draws=3, same_states=alone)
+    assert shapes[-1][0] == (4 if alone else 12)
+    for block, draw in zip(together.split(len(rows)), [4, 2, 9], strict=True):
+        with perturbed(parts[2], noise, draw):
+            expected, _ = completion_logps(parts[2], rollouts, rows, 0.7)
         torch.testing.assert_close(block, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -150,9 +150,10 @@ def test_statistics_of_an_update_are_means_over_the_tokens_that_learn(policy, mi
     assert statistics["ratio_mean"] == pytest.approx(1, abs=1e-6) and statistics["clip_fraction"] == 0
 
 
+@pytest.mark.parametrize("targets", ["mlp", "head"])
 @torch.no_grad()
-def test_mixture_weights_use_every_draw_of_the_group(policy):
-    made = trainer(policy, replace(NOISY, mixture=True, micro_batch=8))
+def test_mixture_weights_use_every_draw_of_the_group(policy, targets):
+    made = trainer(policy, replace(NOISY, targets=targets, mixture=True, micro_batch=8))
     rollouts = made.roll_out(made.pick_problems())
     mixed = made.sampler_logps(rollouts)
     under_each = []
