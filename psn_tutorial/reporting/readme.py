@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from psn_tutorial.experiments.results import read_comparison
+from psn_tutorial.experiments.results import Results, read_comparison
 from psn_tutorial.experiments.study_results import read_study_results
 from psn_tutorial.reporting.answer import answer
 from psn_tutorial.reporting.study import short_verdict_table
@@ -20,27 +21,36 @@ SHOWN = ("methods", "recipe")  # of the study's experiments
 BEGIN, END = "<!-- {}: `python -m psn_tutorial.reporting.readme` writes this -->\n", "<!-- end of {} -->"
 
 
+@cache
+def _study() -> dict[str, Results]:
+    return read_study_results(STUDY).results
+
+
+@cache
+def _comparison(record: Path) -> dict[str, Results]:
+    return read_comparison(record).results
+
+
 def answer_in_markdown() -> str:
     """Should I use it? In three sentences."""
-    full, qwen = (read_comparison(DATA / "runs" / name).results for name in ("full", "qwen"))
-    rules = read_study_results(STUDY).results
-    said = answer(rules["methods"], rules["recipe"], full["countdown"], qwen["qwen"])
+    local, language = (_comparison(DATA / "runs" / name) for name in ("full", "qwen"))
+    said = answer(_study()["methods"], _study()["recipe"], local["countdown"], language["qwen"])
     return "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1)) + "\n"
 
 
 def study_in_markdown() -> str:
     """The verdicts of the experiments SHOWN; the study's report has all, with more of each."""
-    parts, results = [], read_study_results(STUDY).results
+    parts = []
     for name in SHOWN:
-        table = short_verdict_table(results[name])
-        parts += [f"**{results[name].experiment.question}** {table.title}:", table.markdown()]
+        table = short_verdict_table(_study()[name])
+        parts += [f"**{_study()[name].experiment.question}** {table.title}:", table.markdown()]
     return "\n\n".join([*parts, f"{table.note}."]) + "\n"
 
 
 def results_in_markdown(records: Sequence[Path] = RECORDS) -> str:
     """The final table of every experiment, and its conclusions, each with its interval."""
     parts = []
-    for results in (results for record in records for results in read_comparison(record).results.values()):
+    for results in (results for record in records for results in _comparison(record).values()):
         final = tables(results)[0]
         parts += [f"**{results.experiment.question}**", final.markdown(), final.note + "."]
         parts.append("\n".join(f"- {conclusion}" for conclusion in conclusions(results)))

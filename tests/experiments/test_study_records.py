@@ -1,5 +1,6 @@
 """The studies of data/runs/study: the records that are shipped are those of their files, and nothing half done."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,12 @@ from psn_tutorial.runs.files import read_json
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "data" / "runs" / "study").glob("*.yaml"))
 BEGUN = [file for file in FILES if file.with_suffix("").is_dir()]
+
+
+@cache
+def results_in(folder):
+    """A study has hundreds of records, and each test looks at all of them."""
+    return read_study_results(folder)
 
 
 @pytest.fixture(params=BEGUN, ids=lambda file: file.stem)
@@ -34,7 +41,7 @@ def test_every_record_was_made_with_the_settings_of_the_file(study):
 
 def test_tuning_took_the_best_on_seeds_that_no_final_run_has(study):
     made, folder = study
-    tuned, figures_of = read_study_results(folder).tuned
+    tuned, figures_of = results_in(folder).tuned
     finals = read_json(folder / "comparison.json")
     for name, figures in figures_of.items():
         assert not set(made.tuning_seeds) & set(made.experiments[name].seeds)
@@ -47,7 +54,7 @@ def test_tuning_took_the_best_on_seeds_that_no_final_run_has(study):
 
 def test_all_runs_of_a_complete_experiment_are_whole_and_of_one_base(study):
     _, folder = study
-    found = read_study_results(folder)
+    found = results_in(folder)
     assert found.results, "an experiment of which nothing can be told is not shipped"
     for name, results in found.results.items():
         runs = [run for each in results.runs.values() for run in each]
@@ -60,7 +67,7 @@ def test_all_runs_of_a_complete_experiment_are_whole_and_of_one_base(study):
 
 def test_the_report_of_each_is_made_without_a_word_missing(study):
     _, folder = study
-    found = read_study_results(folder)
+    found = results_in(folder)
     page = study_page(found)
     assert all(f"## {name}" in page for name in found.results)
     assert ("**Not finished**" in page) is bool(found.missing)
