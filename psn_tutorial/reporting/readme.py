@@ -17,7 +17,7 @@ from psn_tutorial.tasks.files import DATA
 README = DATA.parent / "README.md"
 RECORDS = tuple(DATA / "runs" / name for name in ("full", "qlora", "qwen"))
 STUDY = DATA / "runs" / "study" / "rules"
-SHOWN = ("methods", "recipe")  # of the study's experiments
+SHOWN = ("methods", "recipe", "correction-best")  # of the study's experiments
 BEGIN, END = "<!-- {}: `python -m psn_tutorial.reporting.readme` writes this -->\n", "<!-- end of {} -->"
 
 
