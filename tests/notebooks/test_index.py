@@ -25,7 +25,7 @@ MODULES = (
 )
 # Public too, but not of the method: what these functions are built from, or what holds their results.
 PLUMBING = {
-    "noise": {"Tally", "other_forwards", "select", "share_rows"},
+    "noise": {"Tally", "on_head_alone", "other_forwards", "select", "share_rows"},
     "schedulers": {"Scheduler", "ScheduleConfig", "make_scheduler"},
     "signals": {"mean_certainty"},
     "evaluation.estimators": {"zero_contrast"},
