@@ -45,12 +45,20 @@ if find_spec("psn_tutorial") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "..[{EXTRAS}]"], check=True)"""
 
 
+def unmarked(cells: list) -> list:
+    """The cells of a notebook without badges and without the cell that installs, as the documentation shows them: it
+    fetches nothing from elsewhere."""
+    cells = [cell for cell in cells if cell.get("id") != CELL]
+    cells[0]["source"] = BADGES.sub("", "".join(cells[0]["source"]))
+    return cells
+
+
 def mark(path: Path, address: str, branch: str) -> None:
     """Write badges and cell into one notebook; its other cells and all outputs stay, and are numbered anew."""
     book = nbformat.read(path, as_version=4)
-    book.cells = [cell for cell in book.cells if cell.id != CELL]
+    book.cells = unmarked(book.cells)
     card = book.cells[0]
-    title, rest = BADGES.sub("", card.source).split("\n\n", 1)
+    title, rest = card.source.split("\n\n", 1)
     card.source = "\n\n".join((title, badges(address, branch, path.name), rest))
     book.cells.insert(1, nbformat.v4.new_code_cell(install(address, branch), id=CELL))
     for number, cell in enumerate([cell for cell in book.cells if cell.cell_type == "code"], 1):

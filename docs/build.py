@@ -21,6 +21,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))  # this tree, whatever is installed
 
+from docs.badges import unmarked  # noqa: E402
 from psn_tutorial.teaching.paper import INDEX  # noqa: E402
 
 TOP = ("README.md", "LOG.md", "CHANGELOG.md", "CONTRIBUTING.md")
@@ -71,6 +72,7 @@ def notebook(path: Path, source: Path) -> str:
     """The notebook as the site shows it: numbered, solutions folded away, and of a slider what needs no kernel."""
     book = json.loads(path.read_text(encoding="utf-8"))
     book["metadata"].pop("widgets", None)
+    book["cells"] = unmarked(book["cells"])
     if number := re.match(r"\d+", path.name):
         first = book["cells"][0]
         first["source"] = re.sub(r"^# ", f"# {number[0]}. ", "".join(first["source"]))

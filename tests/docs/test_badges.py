@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from docs import build
 from docs.badges import BADGES, CELL, EXTRAS, NOTEBOOKS, install, main
 from tests.notebooks.test_size import counted
 
@@ -54,6 +55,13 @@ def test_everything_else_stays_and_a_second_address_replaces_the_first(marked):
         assert [cell.id for cell in book.cells].count(CELL) == 1 and book.cells[1].id == CELL
         assert "someone" not in path.read_text() and "other/name" in book.cells[1].source
         assert counted(book) == counted(before)
+
+
+def test_the_documentation_shows_neither_badges_nor_the_cell(marked, monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "linked", lambda text, page, source: text)
+    for path in marked:
+        now, before = (build.notebook(page, tmp_path) for page in (path, NOTEBOOKS / path.name))
+        assert re.sub(r'"execution_count": \d+', "", now) == re.sub(r'"execution_count": \d+', "", before)
 
 
 def test_the_cell_installs_only_where_the_package_is_missing(monkeypatch):
