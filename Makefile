@@ -17,6 +17,9 @@ export TOKENIZERS_PARALLELISM := false
 
 # A process per core, each with one thread; the tests of a file, and the cells of a notebook, stay in one process.
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
+# The longest first, so that the other core does the rest meanwhile.
+BOOKS = $(filter notebooks/08%,$(ALL_BOOKS)) $(filter-out notebooks/08%,$(ALL_BOOKS))
+ALL_BOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
 .PHONY: help demo test lint lab docs browser notebooks bench clean
 
@@ -33,9 +36,9 @@ test: $(VENV)/.full lint     ## lint, all tests, all notebooks; needs no network
 	@echo "== the tests, side by side"
 	MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -rs $(SIDE_BY_SIDE) tests $(ARGS)
 	@echo "== the notebooks, side by side; a dot is a cell"
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --nbval --nbval-current-env \
-		--nbval-kernel-startup-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg \
-		-p tests.notebooks.outputs -p tests.notebooks.promises notebooks
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --no-loadscope-reorder \
+		--nbval --nbval-current-env --nbval-kernel-startup-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg \
+		-p tests.notebooks.outputs -p tests.notebooks.promises $(BOOKS)
 
 lint: $(VENV)/.full     ## ruff, over code and notebooks; which package may import which
 	$(BIN)/ruff check .
