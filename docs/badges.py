@@ -4,8 +4,8 @@ python docs/badges.py OWNER/NAME [--branch main]
 
 A badge leads to an address, so none is shipped before there is one. Once there is, run this and commit the result; a
 second run puts a new address in place of the old one. Binder installs environment.yml by itself; on Colab the cell
-clones the repository, for the records that the notebooks read, and installs the package from it. Where the package is
-installed, the cell does nothing. Only its text was tested: neither service was reached.
+clones the repository, for the records that the notebooks read, and installs the package from it; after a restart of
+the kernel it finds both. Only its text was tested: neither service was reached.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-ADDRESS = re.compile(r"[\w.-]+/[\w.-]+")
+NAME = r"[\w.-]+"
 CELL = "install"  # the id of the cell
 BADGES = re.compile(r"^\[!\[Colab\].*\n\n", re.M)
 EXTRAS = "notebooks,qlora,gguf,math"
@@ -32,16 +32,18 @@ def badges(address: str, branch: str, notebook: str) -> str:
 
 def install(address: str, branch: str) -> str:
     """The source of the cell that installs."""
-    return f"""# On Colab: the package and the records that it reads. Where the package is installed, nothing.
+    return f"""# On Colab: the records that this notebook reads, and the package. Where both are there, nothing.
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
-if find_spec("psn_tutorial") is None:
-    clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", "{branch}"]
-    subprocess.run([*clone, "https://github.com/{address}", "psn_tutorial_clone"], check=True)
+if not os.path.isdir("../data/runs"):
+    if not os.path.isdir("psn_tutorial_clone"):
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", "{branch}"]
+        subprocess.run([*clone, "https://github.com/{address}", "psn_tutorial_clone"], check=True)
     os.chdir("psn_tutorial_clone/notebooks")
+if find_spec("psn_tutorial") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "..[{EXTRAS}]"], check=True)"""
 
 
@@ -74,9 +76,9 @@ def main(words: list[str], folder: Path = NOTEBOOKS) -> None:
     parser.add_argument("address", metavar="OWNER/NAME", help="of the repository on GitHub")
     parser.add_argument("--branch", default="main", help="that the badges open (%(default)s)")
     args = parser.parse_args(words)
-    for value, name in ((args.address, "OWNER/NAME"), (f"x/{args.branch}", "--branch")):
-        if not ADDRESS.fullmatch(value):
-            parser.error(f"{name} must be made of letters, digits and . _ -, got {value.removeprefix('x/')!r}")
+    for field, value, allowed in (("OWNER/NAME", args.address, f"{NAME}/{NAME}"), ("--branch", args.branch, NAME)):
+        if not re.fullmatch(allowed, value):
+            parser.error(f"{field} must be made of letters, digits and . _ -, got {value!r}")
     for path in sorted(folder.glob("*.ipynb")):
         mark(path, args.address, args.branch)
 

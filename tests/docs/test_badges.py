@@ -1,7 +1,6 @@
 """Badges lead to notebooks that exist, and the cell beside them installs only where the package is missing."""
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -64,18 +63,31 @@ def test_the_documentation_shows_neither_badges_nor_the_cell(marked, monkeypatch
         assert re.sub(r'"execution_count": \d+', "", now) == re.sub(r'"execution_count": \d+', "", before)
 
 
-def test_the_cell_installs_only_where_the_package_is_missing(monkeypatch):
-    called, source = [], install("someone/psn", "main")
-    monkeypatch.setattr(subprocess, "run", lambda words, check: called.append((words, check)))
-    monkeypatch.setattr(os, "chdir", called.append)
+def test_the_cell_brings_what_is_missing_and_nothing_else(monkeypatch, tmp_path):
+    called, source, find_spec = [], install("someone/psn", "main"), importlib.util.find_spec
+
+    def run(words, check):
+        assert check, "a command that fails must stop the cell"
+        called.append(words)
+        if words[0] == "git":
+            (tmp_path / words[-1] / "notebooks").mkdir(parents=True)
+            (tmp_path / words[-1] / "data" / "runs").mkdir(parents=True)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.chdir(NOTEBOOKS)
     exec(source, {})
-    assert not called
+    assert not called and Path.cwd() == NOTEBOOKS
+    monkeypatch.chdir(tmp_path)  # as Colab begins
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     exec(source, {})
-    (clone, first), folder, (pip, second) = called
-    assert first and second, "a command that fails must stop the cell"
-    assert clone[-2:] == ["https://github.com/someone/psn", folder.split("/")[0]] and "main" in clone
+    clone, pip = called
+    assert clone[-2] == "https://github.com/someone/psn" and "main" in clone
     assert pip == [sys.executable, "-m", "pip", "install", "--quiet", f"..[{EXTRAS}]"]
+    assert Path.cwd() == tmp_path / clone[-1] / "notebooks"
+    monkeypatch.chdir(tmp_path)  # the kernel is restarted: the package is there, and the folder is found again
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    exec(source, {})
+    assert len(called) == 2 and Path.cwd() == tmp_path / clone[-1] / "notebooks"
 
 
 def test_the_extras_it_asks_for_exist():
