@@ -103,6 +103,18 @@ def select(model: nn.Module, targets: str, layers: str = "all") -> list[_Target]
     Raises:
         UserError: as :func:`psn_tutorial.sites.chosen`; the filter matches nothing, or a quantised tensor.
     """
+    those = _named(model, targets, layers)
+    for target in those:
+        if not target.parameter.is_floating_point():
+            raise UserError(
+                f"targets {targets!r} matches {target.names[0]}, which is quantised ({target.parameter.dtype}): "
+                "noise needs floating-point weights"
+            )
+    return those
+
+
+def _named(model: nn.Module, targets: str, layers: str) -> list[_Target]:
+    """As :func:`select`, with quantised tensors."""
     found: dict[int, _Target] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for attribute, parameter in module._parameters.items():
@@ -116,23 +128,18 @@ def select(model: nn.Module, targets: str, layers: str = "all") -> list[_Target]
     if not those:
         example = ", ".join(target.names[0] for target in list(found.values())[:3])
         raise UserError(f"targets {targets!r} matches no parameter of the model, whose names look like {example}")
-    for target in those:
-        if not target.parameter.is_floating_point():
-            raise UserError(
-                f"targets {targets!r} matches {target.names[0]}, which is quantised ({target.parameter.dtype}): "
-                "noise needs floating-point weights"
-            )
     return those
 
 
 def on_head_alone(model: nn.Module, config: NoiseConfig) -> bool:
     """Does the noise leave all hidden states as they are, because every tensor that gets it is the head's alone? A head
-    that is tied is the embedding too."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    wanted = chosen((name for same in names.values() for name in same), config.targets, config.layers)
-    return all(role(name) == "head" for same in names.values() if not wanted.isdisjoint(same) for name in same)
+    that is tied is the embedding too; of a carrier from outside the package it is not known.
+
+    Raises:
+        UserError: as :func:`psn_tutorial.sites.chosen`; the filter matches nothing.
+    """
+    named = _named(model, config.targets, config.layers)
+    return config.carrier in CARRIERS and all(role(name) == "head" for target in named for name in target.names)
 
 
 def gaussian(config: NoiseConfig, draw: int, name: str, shape: Sequence[int]) -> Tensor:
