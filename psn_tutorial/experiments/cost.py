@@ -47,16 +47,16 @@ class Costs:
         if _is_copied(job):
             return
         for key in _likeness(job):
-            self._rates.setdefault(key, []).append(max(0.0, seconds - OVERHEAD) / self._of(job))
+            self._rates.setdefault(key, []).append(max(0.0, seconds - OVERHEAD) / self._units_of(job))
 
     def seconds(self, job: StudyJob) -> float:
         """What a job should take."""
         if _is_copied(job):
             return OVERHEAD
         rates = next((self._rates[key] for key in _likeness(job) if key in self._rates), None)
-        return OVERHEAD + self._of(job) * (sum(rates) / len(rates) if rates else _shipped_rate(job))
+        return OVERHEAD + self._units_of(job) * (sum(rates) / len(rates) if rates else _shipped_rate(job))
 
-    def _of(self, job: StudyJob) -> float:
+    def _units_of(self, job: StudyJob) -> float:
         if job.name not in self._units:
             self._units[job.name] = units(job)
         return self._units[job.name]

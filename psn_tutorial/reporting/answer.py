@@ -12,8 +12,6 @@ IN_WORDS = {
     "no difference shown": "it changes nothing that matters",
     "undecided": "it is not shown to help",
 }
-
-
 OF_CHOICES = {  # of one, of several
     "loss": ("ends lower", "end lower"),
     "gain": ("ends higher", "end higher"),
