@@ -70,6 +70,8 @@ def interleave(programs: dict[str, Callable[[], Any]], args: argparse.Namespace)
         for name, program in programs.items():
             begin = now()
             program()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if number >= args.warmup:
                 seconds[name].append(now() - begin)
     return seconds

@@ -17,6 +17,7 @@ from real import MICRO_BATCH, SMOLLM2, Sums
 from step import THEIRS, Contrasted, has_trl, trl_steps
 
 from psn_tutorial.config import TrainConfig
+from psn_tutorial.jobs.policies import device_of
 from psn_tutorial.trainer import Trainer
 
 INSIDE, OURS, NOISY = "trl PSNGRPOTrainer, draws: {}", "psn_tutorial GRPO", "psn_tutorial PSN-GRPO, draws: {}"
@@ -29,6 +30,7 @@ def compare(make: Callable[[], Any], args: Any, sigma: float, **settings: Any) -
 
         def model() -> Any:
             made = make()
+            made.model.to(device_of("auto"))
             if isinstance(made, Sums):
                 stack.enter_context(made.ending(0))
             return made

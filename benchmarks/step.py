@@ -145,7 +145,7 @@ def trl_steps(shared: Any, task: Any, args: Any, micro_batch: int = 0, noise: di
             weight_decay=0.0,
             activation_checkpointing=False,
             bf16=False,
-            use_cpu=True,
+            use_cpu=shared.model.device.type == "cpu",
             report_to="none",
             logging_strategy="no",
             save_strategy="no",
