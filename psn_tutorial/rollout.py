@@ -357,6 +357,7 @@ def _completion_states(
     model: nn.Module, rollouts: Rollouts, rows: Tensor, length: int, draws: int, recompute: bool = False
 ) -> Tensor:
     """The hidden states [N * b, length, H] from which the logits of the first ``length`` tokens follow."""
+    rows = rows.to(rollouts.tokens.device)
     tokens = rollouts.tokens[rows, :length].repeat(draws, 1)
     _, prompt, counts = rollouts.prompts[rows].unique_consecutive(dim=0, return_inverse=True, return_counts=True)
     reading = rows[counts.cumsum(0) - counts].repeat(draws)  # one row of each run of equal prompts
