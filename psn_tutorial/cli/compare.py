@@ -22,7 +22,7 @@ def run(words: list[str]) -> int:
   demo    minutes: GRPO, hotter sampling and PSN-GRPO on both tasks
   full    the same with more seeds
   qlora   the three arms on a small language model in 4 bits (an hour; needs the extras qlora and math)
-  qwen, smollm2    pretrained models on worded sums, from the hub or with --base FILE.gguf (hours on a CPU)
+  qwen    a pretrained model on worded sums, from the hub or with --base FILE.gguf (hours on a CPU)
 
 examples:
   the comparison of `make demo`
@@ -36,7 +36,7 @@ examples:
 
 Run it again and it goes on where it stopped; finished runs are kept.""",
     )
-    parser.add_argument("--preset", metavar="NAME", help="quick, demo, full, qlora, qwen or smollm2 [default: demo]")
+    parser.add_argument("--preset", metavar="NAME", help="quick, demo, full, qlora or qwen [default: demo]")
     parser.add_argument("--file", metavar="FILE", help="experiments of your own, as comparison.json")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with this comparison, as it was set")
     parser.add_argument("--out", metavar="FOLDER", help="where to [default: runs/<preset>]")

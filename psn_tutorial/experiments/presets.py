@@ -1,8 +1,8 @@
-"""The experiments that ``psn-tutorial compare`` runs, in three sizes and three on language models.
+"""The experiments that ``psn-tutorial compare`` runs, in three sizes and two on language models.
 
 quick takes seconds (does everything work?), demo minutes, full has more seeds, for the record;
-qlora trains our own small language model in 4 bits with an adapter, for an hour; qwen and smollm2 train pretrained
-ones, for hours, from the hub or from a GGUF file (``--base``).
+qlora trains our own small language model in 4 bits with an adapter, for an hour; qwen trains a pretrained one, for
+hours, from the hub or from a GGUF file (``--base``).
 """
 
 from collections.abc import Mapping
@@ -89,9 +89,6 @@ SUMS = Experiment(
 )
 
 
-# One line per answer: a CPU cannot afford long ones.
-ANSWERED_IN_A_LINE = {"source": "sums", "style": "line", "examples": 1, "completion": 40}
-
 QWEN = Experiment(
     task="math",
     question=(
@@ -105,7 +102,8 @@ QWEN = Experiment(
     },
     common={
         "base": "qwen2.5-coder-0.5b-instruct",
-        "difficulty": {**ANSWERED_IN_A_LINE, "sum_steps": 2},
+        # one line per answer: a CPU cannot afford long ones
+        "difficulty": {"source": "sums", "style": "line", "examples": 1, "completion": 40, "sum_steps": 2},
         "lora_rank": 16,
         "four_bit": True,
         "compute": "bfloat16",
@@ -124,36 +122,6 @@ QWEN = Experiment(
     seeds=(0, 1),
     metrics=("pass@1", "pass@4", "pass@16"),
     frontier=("pass@1", "pass@16"),
-)
-
-SMALL_NOISE = {"sigma": 0.03, "relative": True, "targets": "mlp", "draws": 4}
-
-SMOLLM2 = Experiment(
-    task="math",
-    question=(
-        "A smaller pretrained model, with an adapter, on worded sums of one step. What do the correction and the "
-        "real-time schedule add to the noise?"
-    ),
-    arms={
-        "grpo": Arm("GRPO"),
-        "hot": Arm("GRPO, sampled at T = 1.1", {"sampling_temperature": 1.1}),
-        "psn": Arm("PSN-GRPO", SMALL_NOISE),
-        "psn-no-tis": Arm("PSN-GRPO without TIS", {**SMALL_NOISE, "correction": "none"}),
-        "psn-realtime": Arm(
-            "PSN-GRPO, sigma in real time", {**SMALL_NOISE, "schedule": "realtime", "encoder": "all-MiniLM-L6-v2"}
-        ),
-    },
-    common={
-        **QWEN.common,
-        "base": "smollm2-135m-instruct",
-        "difficulty": {**ANSWERED_IN_A_LINE, "sum_steps": 1},
-        "four_bit": False,
-        "steps": 24,
-        "eval_every": 12,
-    },
-    seeds=(0, 1, 2),
-    metrics=QWEN.metrics,
-    frontier=QWEN.frontier,
 )
 
 
@@ -182,7 +150,6 @@ PRESETS: dict[str, dict[str, Experiment]] = {
     },
     "qlora": {"sums": SUMS},
     "qwen": {"qwen": QWEN},
-    "smollm2": {"smollm2": SMOLLM2},
 }
 
 

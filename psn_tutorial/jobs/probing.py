@@ -22,7 +22,7 @@ from psn_tutorial.runs.files import append_line, drop_half_line, in_words
 from psn_tutorial.settings import to_mapping
 from psn_tutorial.tasks import get_task
 
-FOR_MATCHING = 64  # problems that a setting of equal KL is looked for with
+FOR_MATCHING, EACH = 64, 4  # problems, and answers to each, that a setting of equal KL is looked for with
 
 
 def probe_policy(
@@ -90,6 +90,6 @@ def _equal(loaded: Policy, task, problems, made: Probe, setting: str, config: Pr
     if target <= 0:  # noise that changes nothing
         return None
     try:
-        return sampler_of_kl(loaded, task, problems[:FOR_MATCHING], target, setting, config.seed, config.batch)
+        return sampler_of_kl(loaded, task, problems[:FOR_MATCHING], target, setting, config.seed, config.batch, EACH)
     except OutOfReachError:
         return None

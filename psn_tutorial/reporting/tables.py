@@ -79,13 +79,16 @@ def probe_table(title: str, probes: Sequence[Probe]) -> Table:
 
 
 def matched_table(title: str, probes: Sequence[Probe]) -> Table:
-    """Every noise minus the temperature, and minus the top-p, that was set to its KL: pass@k on the same problems."""
+    """Every noise minus the temperature, and minus the top-p, that was set to its KL: pass@k on the same problems. No
+    difference where the intervals of the two KLs do not meet: what was looked for was not found."""
     noises = {str(probe.sampler): probe for probe in probes if probe.sampler.sigma}
     rows = []
     for other in probes:
         if noise := noises.get(other.matches):
-            kls = " and ".join(number(figures(probe, ())["KL"].value) for probe in (noise, other))
-            differences = (_marked(pass_difference(noise, other, k)) for k in _ks(noise))
+            one, two = (figures(probe, ())["KL"] for probe in (noise, other))
+            kls = f"{number(one.value)} and {number(two.value)}"
+            meet = one.low <= two.high and two.low <= one.high
+            differences = (_marked(pass_difference(noise, other, k)) if meet else "KLs differ" for k in _ks(noise))
             rows.append((f"{noise.sampler} minus {other.sampler}", kls, *differences))
     return Table(title, ("", "KL", *(f"pass@{k}" for k in (_ks(probes[0]) if probes else ()))), tuple(rows), MARKS)
 

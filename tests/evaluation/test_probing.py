@@ -94,7 +94,8 @@ def test_a_temperature_has_no_draw_that_keeps_to_its_way(policy, problems):
 @pytest.mark.parametrize(("setting", "target"), [("temperature", 0.02), ("top_p", 0.02)])
 def test_a_setting_of_equal_kl_is_found(policy, problems, setting, target):
     problems = TASK.generate(4, 300)
-    sampler = sampler_of_kl(policy, TASK, problems, target, setting)
+    sampler = sampler_of_kl(policy, TASK, problems, target, setting, answers=2)
+    assert sampler != sampler_of_kl(policy, TASK, problems, target, setting)  # from fewer answers
     other = {"temperature": "top_p", "top_p": "temperature"}[setting]
     assert getattr(sampler, other) == 1 and sampler.sigma == 0
     again = figures(probe(policy, TASK, problems, sampler, answers=8, sets=2, seed=1))

@@ -141,14 +141,16 @@ def test_a_printed_table_never_wraps_or_cuts_a_figure(capsys, monkeypatch):
 
 
 def test_a_noise_is_compared_with_what_was_set_to_its_kl_and_with_nothing_else():
-    noise = made(["1111", "1100"], 4, sampler=Sampler("mlp", 0.1), kl_k3=[0.25] * 4)
-    hot = made(["1000", "0000"], 4, sampler=Sampler(temperature=1.5), matches="mlp=0.1", kl_k3=[0.26] * 4)
+    noise = made(["1111", "1100"], 4, sampler=Sampler("mlp", 0.1), kl_k3=[0.2, 0.3, 0.2, 0.3])
+    hot = made(["1000", "0000"], 4, sampler=Sampler(temperature=1.5), matches="mlp=0.1", kl_k3=[0.2, 0.3, 0.24, 0.3])
     free = made(["1111", "1111"], 4, sampler=Sampler(temperature=2.0))
     other = made(["1111", "1111"], 4, sampler=Sampler("head", 0.1))
     table = matched_table("title", [free, noise, hot, other])
     [row] = table.rows
     assert row[:2] == ("mlp=0.1 minus temperature=1.5", ".250 and .260")
     assert table.columns == ("", "KL", "pass@1") and row[2].startswith(".625 [") and row[2].endswith("] +")
+    missed = made(["1000", "0000"], 4, sampler=hot.sampler, matches="mlp=0.1", kl_k3=[0.4] * 4)
+    assert matched_table("title", [noise, missed]).rows == ((*row[:1], ".250 and .400", "KLs differ"),)
     assert matched_table("title", [free, noise, other]).rows == () == matched_table("title", []).rows
 
 
