@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from psn_tutorial.evaluation.intervals import Interval, number
+from psn_tutorial.evaluation.probes import figures, pass_difference, read_probes, surrogate
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = (ROOT / "LOG.md").read_text(encoding="utf-8")
@@ -54,6 +55,18 @@ def intervals(content):
             yield from intervals(inner)
 
 
+def probed(probes):
+    """The intervals of a record of probes: of each sampler, of each minus the policy itself, and minus what was set to
+    its KL."""
+    noises = {str(probe.sampler): probe for probe in probes if not probe.matches}
+    for probe in probes:
+        yield from figures(probe).values()
+        yield surrogate(probe)
+        for other, sign in ((noises["clean"], 1), (noises.get(probe.matches), -1)):
+            for k in (1, 8) if other else ():
+                yield pass_difference(*(probe, other)[::sign], k)
+
+
 def unknown(text, folders):
     """The decimals of a text that are in none of the records; those of an interval all together."""
     shown, known = set(), set()
@@ -65,6 +78,8 @@ def unknown(text, folders):
                 known |= {number(x) for x in leaves(summary) if isinstance(x, float)}
             elif path.name in ("comparison.json", "config.json"):
                 known |= set(re.findall(NUMBER, path.read_text()))  # of labels too: T = 1.3
+        for path in folder.glob("*/probe.jsonl"):
+            shown |= {interval.brackets() for interval in probed(read_probes(path))}
     found = INTERVAL.findall(plain(text))
     wrong = [f"{value} [{low}, {high}]" for value, low, high in found]
     rest = re.findall(rf"(?<![\w.])({NUMBER})(?![\w.]*\w)", INTERVAL.sub("", plain(text)))
