@@ -23,7 +23,7 @@ def plan(study: Study, out: str | Path, workers: int | None = None) -> Plan:
     """What is recorded and what is left, without touching anything. Arms that are not tuned yet stand in it with their
     first candidates. Raises UserError for a record that was made with other settings."""
     out = Path(out)
-    return plan_of(jobs_of(study, out, (), _settled(study, out), _untuned(study, out)), workers or threads())
+    return plan_of(jobs_of(study, out, (), *_tuned(study, out)), workers or threads())
 
 
 def run_study(
@@ -56,19 +56,22 @@ def run_study(
         write_json(out / TUNING / FILE, experiments_to_json(study.tuning))
     failures: list[str] = []
     with Stop() as stop:
-        names = list(jobs_of(study, out, command, _settled(study, out), _untuned(study, out)))
-        for number, part in enumerate(names):
-            experiments, untuned = _settled(study, out), _untuned(study, out)
-            parts = jobs_of(study, out, command, experiments, untuned)
-            left = {name: [job for job in jobs if not job.recorded] for name, jobs in parts.items()}
+        parts, ran = jobs_of(study, out, command, *_tuned(study, out)), True
+        for number, part in enumerate(names := list(parts)):
+            if ran:  # what it has recorded may settle the arms of later parts
+                experiments, untuned = _tuned(study, out)
+                parts = jobs_of(study, out, command, experiments, untuned)
+                left = {name: [job for job in jobs if not job.recorded] for name, jobs in parts.items()}
+            ran = bool(left[part])
             if part in experiments:
                 write_json(out / FILE, experiments_to_json(experiments))
             if part in untuned:
                 failures.append(f"{part}: cannot be tuned before all its candidates are recorded")
+            if part in untuned or not ran:
                 continue
             later = [job for after in names[number + 1 :] for job in left[after]]
             every = [job for jobs in parts.values() for job in jobs]
-            done = sum(job.recorded for job in every)
+            done = len(every) - sum(map(len, left.values()))
             with StudyProgress(left[part], later, done, Costs(every), workers, bars) as progress:
                 outcomes = run_parallel(left[part], workers, progress, stop, out, PRELOADED)
             failures += [f"{outcome.job.name}: {outcome.error}" for outcome in outcomes if outcome.error]
@@ -76,14 +79,11 @@ def run_study(
     return failures
 
 
-def _settled(study: Study, out: Path) -> dict[str, Experiment]:
-    return study.settled(choices(candidate_figures(study.tuning, out)))
-
-
-def _untuned(study: Study, out: Path) -> list[str]:
-    """The experiments of which a candidate is not recorded."""
+def _tuned(study: Study, out: Path) -> tuple[dict[str, Experiment], list[str]]:
+    """The experiments with the chosen candidates, and the names of those of which a candidate is not recorded."""
     figures = candidate_figures(study.tuning, out)
-    return [name for name, arms in figures.items() if any(None in values for values in arms.values())]
+    untuned = [name for name, arms in figures.items() if any(None in values for values in arms.values())]
+    return study.settled(choices(figures)), untuned
 
 
 def _tidy(folder: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_run_that_stands_in_another_experiment_is_copied(copy, monkeypatch):
     twice = {**study.experiments, "again": study.experiments["countdown"]}
     study = replace(study, experiments=twice, drafts={**study.drafts, "again": study.drafts["countdown"]})
     names = ["grpo-as-it-is/seed-0", "psn-mlp/seed-1"]
-    left = {job.name: job for job in study_run.jobs_of(study, copy, (), study_run._settled(study, copy))["again"]}
+    left = {job.name: job for job in study_run.jobs_of(study, copy, (), study_run._tuned(study, copy)[0])["again"]}
     shutil.rmtree(copy / "countdown/psn-mlp/seed-0")
     with monkeypatch.context() as patched, Stop() as stop:
         patched.setattr(Trainer, "step", None)
@@ -281,7 +281,7 @@ def test_a_run_that_training_ends_is_recorded_and_counts_as_nothing_right(copy, 
     shutil.rmtree(run)
     (job,) = [
         job
-        for job in study_run.jobs_of(quick(), Path("quick"), ("psn-tutorial",), study_run._settled(quick(), copy))[
+        for job in study_run.jobs_of(quick(), Path("quick"), ("psn-tutorial",), study_run._tuned(quick(), copy)[0])[
             "chain-3"
         ]
         if job.name == "chain-3/psn/seed-1"

@@ -33,7 +33,7 @@ ARM_PATTERNS = {
     r"sequence[ -]tis": "PSN-GRPO, sequence TIS",
     r"real[ -]?time": "PSN-GRPO, sigma in real time",
     r"on pass@k|pass@k training": "GRPO on pass@k",
-    r"psn|noise|token[ -]tis$|^ours$": "PSN-GRPO",
+    r"psn|noise|token[ -]tis$|^ours$|^constant$": "PSN-GRPO",
     r"\bbase\b": "base",
     r"hot|temperature|\bt ?=": "GRPO, sampled hotter",
     r"grpo": "GRPO",
