@@ -62,6 +62,7 @@ def probed(probes):
     for probe in probes:
         yield from figures(probe).values()
         yield surrogate(probe)
+        yield surrogate(probe, right=True)
         for other, sign in ((noises["clean"], 1), (noises.get(probe.matches), -1)):
             for k in (1, 8) if other else ():
                 yield pass_difference(*(probe, other)[::sign], k)
