@@ -56,12 +56,11 @@ def run_study(
         write_json(out / TUNING / FILE, experiments_to_json(study.tuning))
     failures: list[str] = []
     with Stop() as stop:
-        parts, ran = jobs_of(study, out, command, *_tuned(study, out)), True
+        experiments, untuned, parts, left = _state(study, out, command)
+        ran = False
         for number, part in enumerate(names := list(parts)):
             if ran:  # what it has recorded may settle the arms of later parts
-                experiments, untuned = _tuned(study, out)
-                parts = jobs_of(study, out, command, experiments, untuned)
-                left = {name: [job for job in jobs if not job.recorded] for name, jobs in parts.items()}
+                experiments, untuned, parts, left = _state(study, out, command)
             ran = bool(left[part])
             if part in experiments:
                 write_json(out / FILE, experiments_to_json(experiments))
@@ -77,6 +76,14 @@ def run_study(
             failures += [f"{outcome.job.name}: {outcome.error}" for outcome in outcomes if outcome.error]
     _tidy(out / RUNNING)
     return failures
+
+
+def _state(study: Study, out: Path, command: Sequence[str]) -> tuple[dict, list[str], dict, dict]:
+    """As :func:`_tuned`, with the jobs of every part, and those of them that are not recorded."""
+    experiments, untuned = _tuned(study, out)
+    parts = jobs_of(study, out, command, experiments, untuned)
+    left = {name: [job for job in jobs if not job.recorded] for name, jobs in parts.items()}
+    return experiments, untuned, parts, left
 
 
 def _tuned(study: Study, out: Path) -> tuple[dict[str, Experiment], list[str]]:
