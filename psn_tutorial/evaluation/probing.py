@@ -14,8 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from psn_tutorial.errors import UserError, check_count
-from psn_tutorial.evaluation.calibrate import find_setting
-from psn_tutorial.evaluation.probes import Probe, Sampler, figures
+from psn_tutorial.evaluation.probes import Probe, Sampler
 from psn_tutorial.importance import LOG_RATIO_LIMIT
 from psn_tutorial.models.encoders import SentenceEncoder
 from psn_tutorial.models.policy import Policy, asked, encode
@@ -25,7 +24,6 @@ from psn_tutorial.signals import group_similarities
 from psn_tutorial.tasks.base import Task
 
 MEANS, SUMS = ("k1", "k3", "uniform_to_policy", "policy_to_uniform"), ("ratios", "squares")  # over tokens
-RANGES = {"temperature": (1.0001, 3.0), "top_p": (0.05, 0.9999)}  # where a setting of equal KL is looked for
 
 
 def probe(
@@ -46,7 +44,8 @@ def probe(
     Args:
         policy: as it stands; it is the same bit for bit afterwards.
         answers, sets: G and R, see :class:`psn_tutorial.evaluation.probes.Probe`.
-        seed: of the noise and of the sampling. All samplers use the same random numbers for the same answer.
+        seed: of the noise and of the sampling. All noisy samplers use the same random numbers for the same answer, and
+            so do all others.
         batch: answers sampled at once; bounds the memory, and is part of the random stream.
         matches: a note for the record.
         encoder: what tells how similar the answers to a problem are; None: nobody does.
@@ -58,11 +57,26 @@ def probe(
         check_count(name, value)
     if not problems:
         raise UserError("problems must hold at least one problem, got none")
-    begin, columns = time.perf_counter(), []
-    for draw in tqdm(range(answers * sets), str(sampler), disable=not progress, leave=False):
-        columns.append(_one_draw(policy, task, problems, sampler, draw, seed, batch, read=draw < answers))
-    texts = [[column["texts"][place] for column in columns] for place in range(len(problems))]
-    right = [[column["right"][place] for column in columns] for place in range(len(problems))]
+    begin, draws = time.perf_counter(), answers * sets
+    texts = [[""] * draws for _ in problems]
+    ended = [[True] * draws for _ in problems]
+    tokens, sums = torch.zeros(draws, dtype=torch.long), torch.zeros(draws, len(MEANS) + len(SUMS), dtype=torch.float64)
+    parts = _parts(len(problems), draws, batch, bool(sampler.sigma))
+    for places, numbers in tqdm(parts, str(sampler), disable=not progress, leave=False):
+        rollouts = _answers(policy, task, [problems[place] for place in places], sampler, numbers, seed, places[0])
+        for b, text in enumerate(responses(policy.tokenizer, rollouts)):
+            texts[places[b // len(numbers)]][numbers[b % len(numbers)]] = text
+            ended[places[b // len(numbers)]][numbers[b % len(numbers)]] = not task.ends or bool(rollouts.ended[b])
+        draw = torch.tensor(numbers).repeat(len(places))
+        tokens.index_add_(0, draw, rollouts.mask.sum(1).cpu())
+        if len(read := (draw < answers).nonzero()[:, 0]):
+            sums.index_add_(0, draw[read], _token_sums(policy, rollouts, read))
+    right = _verdicts(task, texts, problems)
+    formed = [
+        [end and task.answered(text) for end, text in zip(*row, strict=True)] for row in zip(ended, texts, strict=True)
+    ]
+    found = dict(zip((*MEANS, *SUMS), sums[:answers].T, strict=True))
+    found |= {name: found[name] / tokens[:answers] for name in MEANS}
     return Probe(
         sampler,
         matches,
@@ -74,94 +88,65 @@ def probe(
             _different([text for text, correct in zip(*rows, strict=True) if correct])
             for rows in zip(texts, right, strict=True)
         ),
-        *(tuple(column[name] for column in columns) for name in ("formed", "tokens")),
-        *(tuple(column[name] for column in columns[:answers]) for name in (*MEANS[:2], *SUMS, *MEANS[2:])),
+        tuple(sum(column) / len(problems) for column in zip(*formed, strict=True)),
+        tuple(tokens.tolist()),
+        *(tuple(found[name].tolist()) for name in (*MEANS[:2], *SUMS, *MEANS[2:])),
         tuple(_similarities(encoder, texts)) if encoder else None,
         round(time.perf_counter() - begin, 1),
     )
 
 
-def sampler_of_kl(
-    policy: Policy,
-    task: Task,
-    problems: Sequence[Any],
-    target: float,
-    setting: str,
-    seed: int = 0,
-    batch: int = 256,
-    answers: int = 1,
-) -> Sampler:
-    """The sampler whose ``setting``, "temperature" or "top_p", gives it the KL ``target`` (nats per token, > 0).
-
-    answers: to each problem, from which the KL of a setting is estimated. A small KL lies in few tokens: of a Qwen at
-    .02, 240 answers of 18 tokens know it to a fifth.
-
-    Raises :class:`psn_tutorial.evaluation.calibrate.OutOfReachError` where none in RANGES does.
-    """
-    low, high = RANGES[setting]
-
-    def measure(value: float) -> float:
-        found = probe(policy, task, problems, Sampler(**{setting: value}), answers, 1, seed, batch)
-        return max(figures(found, ())["KL"].value, 0.0)
-
-    if setting == "top_p":  # the KL falls where it rises: look for what is left out
-        value = 1 - find_setting(lambda left_out: measure(1 - left_out), target, 1 - high, 1 - low, 0.02)
-    else:
-        value = 1 + find_setting(lambda hotter: measure(1 + hotter), target, low - 1, high - 1, 0.02)
-    return Sampler(**{setting: value})
+def _parts(problems: int, draws: int, batch: int, noisy: bool) -> list[tuple[list[int], list[int]]]:
+    """What is sampled at once, as the places of problems and the numbers of draws. Under noise each draw reads all
+    prompts anew, and takes many problems; without, all draws of a problem are answers to one reading of it."""
+    together = 1 if noisy else min(draws, batch)
+    size = batch // together
+    return [
+        (list(range(start, min(start + size, problems))), list(range(first, min(first + together, draws))))
+        for first in range(0, draws, together)
+        for start in range(0, problems, size)
+    ]
 
 
-def _one_draw(
-    policy: Policy, task: Task, problems: Sequence[Any], sampler: Sampler, draw: int, seed: int, batch: int, read: bool
-) -> dict[str, Any]:
-    """One answer to every problem under one draw: texts, verdicts, and, where the clean policy is to ``read`` them, its
-    sums over the tokens."""
-    texts: list[str] = []
-    ended: list[bool] = []
-    tokens, sums = 0, torch.zeros(len(MEANS) + len(SUMS), dtype=torch.float64)
+def _answers(
+    policy: Policy, task: Task, problems: Sequence[Any], sampler: Sampler, draws: Sequence[int], seed: int, place: int
+) -> Rollouts:
+    """One answer to each problem under each of the draws, prompt-major; ``place`` is that of the first problem."""
     how = {name: getattr(sampler, name) for name in ("targets", "relative", "carrier", "rank", "layers")}
-    noise = NoiseConfig(sampler.sigma, seed=seed, **how)
-    for start in range(0, len(problems), batch):
-        some = problems[start : start + batch]
-        rollouts = sample(
-            policy,
-            encode(policy.tokenizer, asked(policy.tokenizer, task, some)),
-            1,
-            max(map(task.max_tokens, some)),
-            stream(seed, "probe", draw, start),
-            sampler.temperature,
-            noise,
-            torch.full((len(some), 1), draw),
-            task.ends,
-            sampler.top_p,
-        )
-        texts += responses(policy.tokenizer, rollouts)
-        ended += rollouts.ended.tolist() if task.ends else [True] * len(some)
-        tokens += int(rollouts.mask.sum())
-        sums += _token_sums(policy, rollouts) if read else 0
-    verdicts = task.verify_many(texts, problems)
-    formed = [end and task.answered(text) for end, text in zip(ended, texts, strict=True)]
-    found = dict(zip((*MEANS, *SUMS), sums.tolist(), strict=True))
-    return {
-        "texts": texts,
-        "right": [verdict.correct for verdict in verdicts],
-        "formed": sum(formed) / len(formed),
-        "tokens": tokens,
-        **{name: value / tokens if name in MEANS else value for name, value in found.items()},
-    }
+    return sample(
+        policy,
+        encode(policy.tokenizer, asked(policy.tokenizer, task, problems)),
+        len(draws),
+        max(map(task.max_tokens, problems)),
+        stream(seed, "probe", draws[0], place),
+        sampler.temperature,
+        NoiseConfig(sampler.sigma, seed=seed, **how),
+        torch.tensor(draws).expand(len(problems), -1),
+        task.ends,
+        sampler.top_p,
+    )
+
+
+def _verdicts(task: Task, texts: Sequence[Sequence[str]], problems: Sequence[Any]) -> list[list[bool]]:
+    """Which answers of each problem are right; equal ones are judged once."""
+    distinct = list(dict.fromkeys((place, text) for place, row in enumerate(texts) for text in row))
+    judged = task.verify_many([text for _, text in distinct], [problems[place] for place, _ in distinct])
+    correct = {answer: verdict.correct for answer, verdict in zip(distinct, judged, strict=True)}
+    return [[correct[place, text] for text in row] for place, row in enumerate(texts)]
 
 
 @torch.no_grad()
-def _token_sums(policy: Policy, rollouts: Rollouts) -> torch.Tensor:
-    """Sums over the tokens, in the order of MEANS and SUMS; w = pi / mu with pi the policy at temperature 1."""
-    rows = torch.arange(len(rollouts.tokens))
+def _token_sums(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> torch.Tensor:
+    """Sums over the tokens of each of some rows, in the order of MEANS and SUMS: [b, 6]; w = pi / mu with pi the
+    policy at temperature 1."""
     reading = read_completions(policy.model, rollouts, rows, 1.0, "value", "uniform_to_policy")
-    log_w = (reading.logps.double() - rollouts.logps.double())[rollouts.mask]
+    mask = rollouts.mask[rows.to(rollouts.mask.device)]
+    log_w = (reading.logps.double() - rollouts.logps[rows.to(mask.device)].double()).masked_fill(~mask, 0)
     w = log_w.clamp(max=LOG_RATIO_LIMIT).exp()
     size = math.log(policy.model.get_input_embeddings().weight.shape[0])
-    certain, entropy = (x[rollouts.mask].double() for x in (reading.certainty, reading.entropy))
+    certain, entropy = reading.certainty.double(), reading.entropy.double()
     columns = (-log_w, w - 1 - log_w, certain, size - entropy, w, w.square())
-    return torch.stack([column.sum() for column in columns]).cpu()
+    return torch.stack([column.masked_fill(~mask, 0).sum(1) for column in columns], 1).cpu()
 
 
 def _different(texts: Sequence[str]) -> int:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.evaluation.calibrate import OutOfReachError
+from psn_tutorial.evaluation.matching import sampler_of_kl
 from psn_tutorial.evaluation.probes import Probe, Sampler, figures, read_probes
-from psn_tutorial.evaluation.probing import probe, sampler_of_kl
+from psn_tutorial.evaluation.probing import probe
 from psn_tutorial.extensions import origins
 from psn_tutorial.jobs.evaluating import check_policy, open_or_create
 from psn_tutorial.jobs.policies import device_of, fingerprint, load_policy, source_of_base
@@ -85,7 +86,7 @@ def _loaded(policy: str | Path, config: ProbeConfig) -> Policy:
 
 
 def _equal(loaded: Policy, task, problems, made: Probe, setting: str, config: ProbeConfig) -> Sampler | None:
-    """The sampler with the KL of ``made``; None where there is none in RANGES."""
+    """The sampler with the KL of ``made``; None where none has it."""
     target = figures(made, ())["KL"].value
     if target <= 0:  # noise that changes nothing
         return None

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from psn_tutorial.cli import main
 from psn_tutorial.config import ProbeConfig
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation.calibrate import OutOfReachError
 from psn_tutorial.evaluation.probes import Sampler, figures, read_probes
-from psn_tutorial.evaluation.probing import probe, sampler_of_kl
+from psn_tutorial.evaluation.probing import _parts, probe
 from psn_tutorial.evaluation.sampling import exact_success
 from psn_tutorial.jobs import probing as job
 from psn_tutorial.models.bases import base_folder
@@ -68,18 +69,18 @@ def test_what_variant_two_reads_is_what_training_reads(policy, problems):
     encoder, sampler = sentence_encoder("bag-of-words"), Sampler(temperature=1.4)
     found = probe(policy, TASK, problems[:5], sampler, answers=3, sets=1, encoder=encoder)
     prompts = encode(policy.tokenizer, [TASK.prompt(problem) for problem in problems[:5]])
-    texts = []
+    random = stream(0, "probe", 0, 0)
+    rollouts = sample(policy, prompts, 3, TASK.max_tokens(problems[0]), random, 1.4, ends=False)
     for draw in range(3):
-        random = stream(0, "probe", draw, 0)
-        rollouts = sample(policy, prompts, 1, TASK.max_tokens(problems[0]), random, 1.4, ends=False)
-        logits = completion_logits(policy.model, rollouts, torch.arange(5), 1.0)
+        rows = torch.arange(5) * 3 + draw
+        logits = completion_logits(policy.model, rollouts, rows, 1.0)
         for column, way in (
             (found.uniform_to_policy, "uniform_to_policy"),
             (found.policy_to_uniform, "policy_to_uniform"),
         ):
-            assert column[draw] == pytest.approx(self_certainty(logits, rollouts.mask, way), rel=1e-4)
-        texts.append(responses(policy.tokenizer, rollouts))
-    groups = list(zip(*texts, strict=True))
+            assert column[draw] == pytest.approx(self_certainty(logits, rollouts.mask[rows], way), rel=1e-4)
+    texts = responses(policy.tokenizer, rollouts)
+    groups = [texts[3 * place : 3 * place + 3] for place in range(5)]
     assert found.distinct_answers == tuple(len(set(group)) for group in groups)
     expected = group_similarities(encoder.encode([text for group in groups for text in group]), 3)
     assert found.similarity == pytest.approx(expected.tolist(), abs=1e-4)
@@ -89,19 +90,6 @@ def test_what_variant_two_reads_is_what_training_reads(policy, problems):
 def test_a_temperature_has_no_draw_that_keeps_to_its_way(policy, problems):
     found = figures(probe(policy, TASK, problems, Sampler(temperature=1.5), answers=8, sets=8))
     assert 0.0 in found["consistency"] and found["KL"].low > 0 and found["ESS"].high < 1
-
-
-@pytest.mark.parametrize(("setting", "target"), [("temperature", 0.02), ("top_p", 0.02)])
-def test_a_setting_of_equal_kl_is_found(policy, problems, setting, target):
-    problems = TASK.generate(4, 300)
-    sampler = sampler_of_kl(policy, TASK, problems, target, setting, answers=2)
-    assert sampler != sampler_of_kl(policy, TASK, problems, target, setting)  # from fewer answers
-    other = {"temperature": "top_p", "top_p": "temperature"}[setting]
-    assert getattr(sampler, other) == 1 and sampler.sigma == 0
-    again = figures(probe(policy, TASK, problems, sampler, answers=8, sets=2, seed=1))
-    assert again["KL"].value == pytest.approx(target, rel=0.2)
-    with pytest.raises(OutOfReachError, match="target must"):
-        sampler_of_kl(policy, TASK, problems, 50.0, setting)
 
 
 @pytest.mark.parametrize("top_p", [0.3, 0.75, 0.9, 1.0])
@@ -121,6 +109,24 @@ def test_top_p_samples_the_fewest_likeliest_tokens(top_p):
 def test_top_p_out_of_its_range_is_refused(policy):
     with pytest.raises(UserError, match="top_p must be > 0 and <= 1, got 0"):
         sample(policy, None, 1, 4, stream(0, "x"), top_p=0.0)
+
+
+@given(problems=st.integers(1, 40), draws=st.integers(1, 40), batch=st.integers(1, 50), noisy=st.booleans())
+def test_every_answer_is_sampled_once_and_never_too_many_at_once(problems, draws, batch, noisy):
+    parts = _parts(problems, draws, batch, noisy)
+    cells = [(place, number) for places, numbers in parts for place in places for number in numbers]
+    assert sorted(cells) == [(place, number) for place in range(problems) for number in range(draws)]
+    assert all(len(places) * len(numbers) <= batch for places, numbers in parts)
+    assert all(len(numbers) == 1 for _, numbers in parts) or not noisy  # a draw reads the prompts under its own noise
+
+
+@pytest.mark.parametrize("batch", [5, 64, 100])
+def test_answers_that_share_a_reading_are_those_of_their_problems(policy, problems, batch):
+    """However they are cut: the first draws are read, and every problem's answers repeat its own values."""
+    found = probe(policy, TASK, problems[:7], Sampler(temperature=1.2), answers=3, sets=4, batch=batch)
+    assert len(found.kl_k3) == 3 and len(found.tokens) == 12 and {len(row) for row in found.right} == {12}
+    easy = probe(policy, replace(TASK, rare="A"), problems[:7], Sampler(temperature=0.01), 3, 4, batch=batch)
+    assert easy.right == ("1" * 12,) * 7 and easy.distinct_right == (1,) * 7
 
 
 # The job and the command
