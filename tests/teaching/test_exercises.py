@@ -15,7 +15,7 @@ from psn_tutorial import carriers
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.estimators import pass_at_k
-from psn_tutorial.evaluation.verdicts import holm
+from psn_tutorial.evaluation.verdicts import holm, sign_flip_p
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
 from psn_tutorial.noise import NoiseConfig
@@ -118,6 +118,7 @@ LIBRARY = {
     "token_logps": lambda logits, tokens, temperature: token_logps(logits / temperature, tokens)[0],
     "update_operations": update_operations,
     "holm": holm,
+    "sign_flip_p": sign_flip_p,
 }
 
 

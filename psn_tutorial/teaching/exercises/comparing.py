@@ -1,6 +1,6 @@
-"""An exercise about many comparisons with one reference: Holm's correction."""
+"""Exercises about comparing arms: Holm's correction of many comparisons, and an exact test over few seeds."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 from psn_tutorial.teaching.exercises.grading import Exercise
 
@@ -49,4 +49,47 @@ HOLM = Exercise(
     },
 )
 
-EXERCISES = {"holm": HOLM}
+
+def _sign_flip_p(differences):
+    """The two-sided exact p-value of differences between two arms, one per seed, without assuming any distribution.
+
+    If it made no difference which arm is which, each difference might as well have the other sign. Of all 2^n ways to
+    give the n differences signs: the share whose sum is at least as far from 0 as the one observed."""
+    observed = abs(sum(differences))
+    ways = [
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+        for signs in product((1, -1), repeat=len(differences))
+    ]
+    return sum(way >= observed - 1e-9 for way in ways) / len(ways)
+
+
+def _share(differences, at_least):
+    """Of all ways to give signs, the share that ``at_least(sum of one, sum observed)`` holds for."""
+    total = sum(differences)
+    ways = [
+        sum(s * d for s, d in zip(signs, differences, strict=True))
+        for signs in product((1, -1), repeat=len(differences))
+    ]
+    return sum(at_least(way, total) for way in ways) / len(ways)
+
+
+SIGN_FLIP_P = Exercise(
+    _sign_flip_p,
+    [([1.0, 2.0],), ([1.0, 1.0, 1.0, 1.0, 1.0],), ([0.5, -0.25, 1.0, 0.75],), ([-1.0, -2.0, -4.0],), ([1.0, -1.0],)],
+    {
+        "this is one-sided": lambda d: _share(d, lambda way, total: way >= total - 1e-9),
+        "the observed signs are one of the ways": lambda d: _share(d, lambda way, t: abs(way) > abs(t) + 1e-9),
+        "this counts signs and forgets how large the differences are": lambda d: _share(
+            [1.0 if x > 0 else -1.0 for x in d], lambda way, total: abs(way) >= abs(total) - 1e-9
+        ),
+        "twice the one-sided share is above 1 where the sum is 0": lambda d: (
+            2 * _share(d, lambda way, total: way >= abs(total) - 1e-9)
+        ),
+        "this is the smallest p that so many differences can have": lambda d: 2 / 2 ** len(d),
+        "this is the share of the ways that lie nearer to 0": lambda d: _share(
+            d, lambda way, total: abs(way) < abs(total) - 1e-9
+        ),
+    },
+)
+
+EXERCISES = {"holm": HOLM, "sign_flip_p": SIGN_FLIP_P}

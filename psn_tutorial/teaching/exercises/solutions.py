@@ -106,6 +106,13 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
+def sign_flip_p(differences: Sequence[float]) -> float:
+    sums = [0.0]
+    for difference in differences:  # each may have either sign
+        sums = [total + sign * difference for total in sums for sign in (1, -1)]
+    return sum(abs(total) >= abs(sum(differences)) - 1e-9 for total in sums) / len(sums)
+
+
 HINTS = {
     "pass_at_k": (
         "What is the chance that the first sample is wrong? And the second, if the first was?",
@@ -178,5 +185,9 @@ HINTS = {
     "holm": (
         "sorted(range(len(ps)), key=lambda i: ps[i]) are the places of the p-values, the smallest first.",
         "Keep the largest value so far: none may come out below the one before it.",
+    ),
+    "sign_flip_p": (
+        "itertools.product((1, -1), repeat=n) gives all the ways.",
+        "Compare absolute values, with a little room for rounding: the observed signs are among the ways.",
     ),
 }
