@@ -57,17 +57,20 @@ def main(words: list[str] | None = None) -> list[dict]:
     parser = batch_options(options(__doc__, rounds=5))
     parser.set_defaults(prompts=None, group=None, warmup=1)  # of each model its own
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 4], help="noise draws of a step (%(default)s)")
+    parser.add_argument("--only", choices=("tiny", "pretrained"), help="one of the two models; else both")
     parser.add_argument("--base", default=str(SMOLLM2), help="a GGUF file, a checkpoint folder (%(default)s)")
     parser.add_argument("--new", type=int, default=40, help="tokens of an answer of that model (%(default)s)")
     args = parser.parse_args(words)
     start(args)
     if not has_trl():
         return []
-    tiny = Sizes(args.prompts or Sizes.prompts, args.group or Sizes.group)
-    results = [compare(lambda: Countdown(tiny), args, sigma=0.2)]
-    if args.base == str(SMOLLM2) and not Path(args.base).is_file():
+    tiny, results = Sizes(args.prompts or Sizes.prompts, args.group or Sizes.group), []
+    if args.only != "pretrained":
+        results.append(compare(lambda: Countdown(tiny), args, sigma=0.2))
+    missing = args.base == str(SMOLLM2) and not Path(args.base).is_file()
+    if args.only != "tiny" and missing:
         print("SmolLM2 is not here (`make test` fetches it): measured without it")
-    else:
+    elif args.only != "tiny":
         prompts, group = args.prompts or 8, args.group or 8
         made = lambda: Sums(args.base, prompts, group, args.new, adapter=True)  # noqa: E731
         results.append(compare(made, args, sigma=0.03, task="math", micro_batch=min(MICRO_BATCH, prompts * group)))

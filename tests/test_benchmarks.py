@@ -120,6 +120,8 @@ def test_the_noise_inside_trl_beside_trl_and_our_own_loop(tmp_path):
             *zip(inside, noisy, strict=True),
         ]
     assert "138,560 of 138,560 weights" in results[0]["title"] and "77,824 of 536,320 weights" in results[1]["title"]
+    (alone,) = script.main([*TINY, "--base", "no-such-file", "--draws", "1", "--only", "tiny"])
+    assert alone["title"] == results[0]["title"] and len(alone["seconds"]) == 4
 
 
 def test_a_trainer_in_a_thread_takes_one_step_at_a_time_and_tells_its_errors():
