@@ -22,7 +22,8 @@ from psn_tutorial.rollout import LOGITS, Rollouts, completion_logits, sample
 from psn_tutorial.tasks.base import Task
 
 FAR = {"temperature": (1e-4, 2.0), "top_p": (1e-4, 0.95)}  # how far above 1, or below it, a setting is looked for
-GRID, ROUNDS, TOLERANCE = 64, 12, 0.01  # settings in that range, rounds at most, and when two settings are the same
+COARSE, FINE, NEAR = 9, 5, 1.5  # settings that a round computes: in the whole range; within a factor of the last one
+ROUNDS, TOLERANCE = 12, 0.01  # rounds at most, and when two settings are the same
 
 
 def sampler_of_kl(
@@ -49,7 +50,8 @@ def sampler_of_kl(
     for name, value in (("answers", answers), ("batch", batch)):
         check_count(name, value)
     check_choice("setting", setting, tuple(FAR))
-    grid = np.geomspace(*FAR[setting], GRID)
+    least, most = FAR[setting]
+    grid = np.geomspace(least, most, COARSE)
     far, low, high = 0.0, 0.0, math.inf  # the first answers are the policy's own
     for _ in range(ROUNDS):
         now = _sampler(setting, far)
@@ -60,12 +62,10 @@ def sampler_of_kl(
             break
         low, high = (max(low, far), high) if new > far else (low, min(high, far))
         far = math.sqrt(low * high) if low and high < math.inf else new  # with both sides known, between them
+        grid = np.geomspace(max(least, far / NEAR), min(most, far * NEAR), FINE)
     if not kls[0] <= target <= kls[-1]:
-        end = _sampler(setting, grid[0 if target < kls[0] else -1])
-        raise OutOfReachError(
-            f"target must be at {'least' if target < kls[0] else 'most'} {min(max(target, kls[0]), kls[-1]):.3g}, "
-            f"the KL at {end}, got {target:g}"
-        )
+        words, end, kl = ("least", least, kls[0]) if target < kls[0] else ("most", most, kls[-1])
+        raise OutOfReachError(f"target must be at {words} {kl:.3g}, the KL at {_sampler(setting, end)}, got {target:g}")
     return _sampler(setting, new)
 
 
@@ -110,9 +110,9 @@ def kls_of_settings(logits: Tensor, setting: str, values: Sequence[float]) -> Te
     logits = logits.float() - logits.amax(-1, keepdim=True).float()
     clean, found = logits.logsumexp(-1), []
     for temperature in values:
-        mu = (logits / temperature).exp()
-        z = mu.sum(-1)
-        found.append((mu * logits).sum(-1) / z * (1 / temperature - 1) - z.log() + clean)
+        mu = (logits / temperature).exp_()
+        z, mean = mu.sum(-1), torch.linalg.vecdot(mu, logits)
+        found.append(mean / z * (1 / temperature - 1) - z.log() + clean)
     return torch.stack(found)
 
 
