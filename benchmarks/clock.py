@@ -64,17 +64,24 @@ def start(args: argparse.Namespace) -> None:
 
 
 def interleave(programs: dict[str, Callable[[], Any]], args: argparse.Namespace) -> Seconds:
-    """Seconds of each call of each program; round r of one stands beside round r of the others."""
-    now, seconds = CLOCKS[args.clock], {name: [] for name in programs}
-    for number in range(args.warmup + args.rounds):
-        for name, program in programs.items():
-            begin = now()
-            program()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number >= args.warmup:
-                seconds[name].append(now() - begin)
-    return seconds
+    """Seconds of each call of each program; round r of one stands beside round r of the others. Ctrl-C ends it early:
+    the rounds that are whole count."""
+    now, rounds = CLOCKS[args.clock], []
+    try:
+        for _ in range(args.warmup + args.rounds):
+            taken = []
+            for program in programs.values():
+                begin = now()
+                program()
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                taken.append(now() - begin)
+            rounds.append(taken)
+    except KeyboardInterrupt:
+        if len(rounds) <= args.warmup:
+            raise
+        print(f"stopped: {len(rounds) - args.warmup} of {args.rounds} rounds", flush=True)
+    return {name: list(values) for name, values in zip(programs, zip(*rounds[args.warmup :], strict=True), strict=True)}
 
 
 def ratio(seconds: Seconds, above: str, below: str) -> dict[str, float]:

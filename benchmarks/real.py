@@ -99,7 +99,8 @@ def sampling(args, chance: float) -> dict:
     goals = [(GENERATE, OURS, ">= 3")] if chance else [(GENERATE, OURS, ">= 1.5"), (OURS, FLOOR, "")]
     result = show(title, seconds, goals)
     for name, numbers in counted.items():
-        result[f"tokens, {name}"] = mean = sum(numbers[args.warmup :]) / args.rounds
+        counts = numbers[args.warmup : args.warmup + len(seconds[name])]
+        result[f"tokens, {name}"] = mean = sum(counts) / len(counts)
         print(f"  {name}: {mean:.0f} tokens a call, {mean / result['seconds'][name]['median']:.0f} a second")
     return result
 

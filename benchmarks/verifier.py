@@ -70,7 +70,7 @@ def main(words: list[str] | None = None) -> list[dict]:
     logging.disable(logging.NOTSET)
     result = show(f"{len(responses)} answers, {args.workers} processes", seconds, [(ALONE, POOL, "")])
     differ = sum(a is not b for a, b in zip(verdicts[POOL], verdicts[ALONE], strict=True))
-    times = seconds | {CORES: used[-args.rounds :]}
+    times = seconds | {CORES: used[args.warmup : args.warmup + len(seconds[POOL])]}
     rates = {name: spread([len(responses) / s for s in values]) for name, values in times.items()}
     for name, rate in rates.items():
         goal = "" if name == ALONE else "   goal >= 300"

@@ -184,6 +184,24 @@ def test_rounds_are_interleaved_and_the_warm_up_is_not_counted():
     assert [len(values) for values in seconds.values()] == [3, 3]
 
 
+def test_a_run_that_is_stopped_keeps_its_whole_rounds(capsys):
+    clock, calls = load("clock"), []
+
+    def stopped_at(count):
+        def program():
+            calls.append(1)
+            if len(calls) == count:
+                raise KeyboardInterrupt
+
+        return {"a": program, "b": program}
+
+    seconds = clock.interleave(stopped_at(8), Namespace(clock="wall", warmup=1, rounds=9))
+    assert [len(values) for values in seconds.values()] == [2, 2] and "2 of 9 rounds" in capsys.readouterr().out
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):  # nothing was measured
+        clock.interleave(stopped_at(4), Namespace(clock="wall", warmup=2, rounds=9))
+
+
 def test_a_ratio_is_the_median_of_the_rounds():
     seconds = {"a": [1.0, 9.0, 8.0], "b": [1.0, 3.0, 4.0]}
     assert load("clock").ratio(seconds, "a", "b") == {"median": 2.0, "min": 1.0, "max": 3.0}

@@ -3,6 +3,8 @@
 They open the README and end notebook 09. The words follow the verdicts, so that other records give another answer.
 """
 
+from collections.abc import Mapping
+
 from psn_tutorial.evaluation.intervals import number
 from psn_tutorial.experiments.results import Results
 
@@ -26,15 +28,14 @@ CHOICES = {  # an arm that has one choice of the paper in place of ours -> the c
 }
 
 
-def answer(rare: Results, recipe: Results, local: Results, language: Results) -> list[str]:
-    """Three sentences: of the first task, of the recipe, of the other two.
+def answer(rare: Results, recipe: Results, elsewhere: Mapping[str, Results]) -> list[str]:
+    """Three sentences: of the first task, of the recipe, of other tasks.
 
     Args:
         rare: methods on a task in which a rare strategy must be kept throughout, with the arms "psn" and "psn-none"
             beside the reference.
         recipe: on the same task, beside the noise of ``rare``, the arms of CHOICES and, all at once, "paper-six".
-        local: an experiment in which errors are local to a token, with the arm "psn" and a frontier.
-        language: the same with a pretrained language model.
+        elsewhere: where, such as "on Countdown" -> an experiment with the arm "psn" and a frontier.
 
     Raises:
         KeyError: one of these arms is not recorded.
@@ -53,8 +54,8 @@ def answer(rare: Results, recipe: Results, local: Results, language: Results) ->
         f"sigma, {_choices(recipe)}; all of them together end at {_end(recipe, 'paper-six')}, and ours without "
         f"importance weights at {_end(rare, 'psn-none')}."
     )
-    third = f"Elsewhere, {_elsewhere(local, 'on Countdown')}, and {_elsewhere(language, 'on worded sums with Qwen')}."
-    return [first, second, third]
+    *others, last = (_elsewhere(results, where) for where, results in elsewhere.items())
+    return [first, second, f"Elsewhere, {', '.join(others)}{', and ' if others else ''}{last}."]
 
 
 def _end(results: Results, arm: str) -> str:

@@ -16,14 +16,14 @@ from psn_tutorial.tasks.files import DATA
 
 README = DATA.parent / "README.md"
 RECORDS = tuple(DATA / "runs" / name for name in ("full", "qlora", "qwen"))
-STUDY = DATA / "runs" / "study" / "rules"
-SHOWN = ("methods", "recipe", "correction-best")  # of the study's experiments
+STUDY = DATA / "runs" / "study"
+SHOWN = {"rules": ("methods", "recipe", "correction-best"), "sums": ("sums",)}  # file of the study -> experiments
 BEGIN, END = "<!-- {}: `python -m psn_tutorial.reporting.readme` writes this -->\n", "<!-- end of {} -->"
 
 
 @cache
-def _study() -> dict[str, Results]:
-    return read_study_results(STUDY).results
+def _study(name: str) -> dict[str, Results]:
+    return read_study_results(STUDY / name).results
 
 
 @cache
@@ -33,17 +33,22 @@ def _comparison(record: Path) -> dict[str, Results]:
 
 def answer_in_markdown() -> str:
     """Should I use it? In three sentences."""
-    local, language = (_comparison(DATA / "runs" / name) for name in ("full", "qwen"))
-    said = answer(_study()["methods"], _study()["recipe"], local["countdown"], language["qwen"])
+    rules, local, pretrained = _study("rules"), *(_comparison(DATA / "runs" / name) for name in ("full", "qwen"))
+    elsewhere = {
+        "on Countdown": local["countdown"],
+        "on worded sums": _study("sums")["sums"],
+        "on worded sums with a pretrained Qwen": pretrained["qwen"],
+    }
+    said = answer(rules["methods"], rules["recipe"], elsewhere)
     return "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1)) + "\n"
 
 
 def study_in_markdown() -> str:
-    """The verdicts of the experiments SHOWN; the study's report has all, with more of each."""
+    """The verdicts of the experiments SHOWN; the study's reports have all, with more of each."""
     parts = []
-    for name in SHOWN:
-        table = short_verdict_table(_study()[name])
-        parts += [f"**{_study()[name].experiment.question}** {table.title}:", table.markdown()]
+    for results in (_study(file)[name] for file, names in SHOWN.items() for name in names):
+        table = short_verdict_table(results)
+        parts += [f"**{results.experiment.question}** {table.title}:", table.markdown()]
     return "\n\n".join([*parts, f"{table.note}."]) + "\n"
 
 

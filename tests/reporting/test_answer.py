@@ -44,7 +44,8 @@ def recipe(verdicts):
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_the_words_and_the_figures_are_those_of_the_records(verdict):
     rare, local, language = (results(verdict, "pass@1"), *[results(verdict, "pass@16", ("pass@1", "pass@16"))] * 2)
-    first, second, third = answer(rare, recipe([verdict] * 4), local, language)
+    first, second, third = answer(rare, recipe([verdict] * 4), {"here": local, "there": language})
+    assert third.startswith("Elsewhere, here ") and ", and there " in third
     ours, theirs = (sum(side) / 3 for side in SIDES[verdict])
     assert IN_WORDS[verdict] in first and third.count(IN_WORDS[verdict]) == 2
     assert f"{ours:.3f}".lstrip("0") in first and f"{theirs:.3f}".lstrip("0") in first and "3 seeds" in first
@@ -54,7 +55,7 @@ def test_the_words_and_the_figures_are_those_of_the_records(verdict):
 
 def test_choices_are_told_by_their_verdicts():
     rare, other = results("gain", "pass@1"), results("gain", "pass@16", ("pass@1", "pass@16"))
-    _, second, _ = answer(rare, recipe(["loss", "undecided", "loss", "gain"]), other, other)
+    _, second, _ = answer(rare, recipe(["loss", "undecided", "loss", "gain"]), {"here": other})
     mlp, draw, absolute, realtime = CHOICES.values()
     assert (
         f"{mlp} (.310) and {absolute} (.310) end lower; {realtime} (.810) ends higher; {draw} (.500) is not shown"
