@@ -107,7 +107,8 @@ def kls_of_settings(logits: Tensor, setting: str, values: Sequence[float]) -> Te
         mass = logits.float().softmax(-1).sort(descending=True).values.cumsum(-1)
         enough = torch.searchsorted(mass, mass.new_tensor(values).repeat(len(mass), 1))  # the fewest that have it
         return -mass.gather(1, enough.clamp(max=mass.shape[1] - 1)).clamp(max=1).log().T
-    logits = logits.float() - logits.amax(-1, keepdim=True).float()
+    logits = logits.float()
+    logits = (logits - logits.amax(-1, keepdim=True)).clamp_(min=-1e30)  # 0 times minus infinity is no number
     clean, found = logits.logsumexp(-1), []
     for temperature in values:
         mu = (logits / temperature).exp_()
