@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from psn_tutorial.errors import UserError
@@ -450,9 +451,36 @@ def test_arms_over_the_knobs_of_a_task():
     assert steps.lines[1].get_color() == prior.lines[0].get_color() == plotting.VERMILION
 
 
+def test_many_tasks_in_one_picture():
+    groups = {
+        "steps": {
+            "4": {"GRPO": interval(0.3), "PSN": interval(0.9)},
+            "12": {"GRPO": interval(0.1), "PSN": interval(0.8)},
+        },
+        "prior": {"0.1": {"PSN": interval(0.7)}},
+    }
+    figure, numbers = plotting.map_plot(groups)
+    assert list(numbers) == ["steps: 4", "steps: 12", "prior: 0.1"]
+    assert numbers["steps: 12"]["PSN"] == [0.8, pytest.approx(0.78), pytest.approx(0.82)]
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["4", "12", "0.1"] and axes.yaxis_inverted()
+    assert {"steps", "prior"} <= {text.get_text() for text in axes.texts}
+    marks = [mark for mark in axes.collections if isinstance(mark, PathCollection)]
+    drawn = [(round(float(x), 3), to_hex(m.get_facecolor()[0]).upper()) for m in marks for x, _ in m.get_offsets()]
+    expected = [(0.3, plotting.BLUE), (0.9, plotting.VERMILION), (0.1, plotting.BLUE), (0.8, plotting.VERMILION)]
+    assert drawn == [*expected, (0.7, plotting.VERMILION)]
+    heights = [float(y) for mark in marks for _, y in mark.get_offsets()]
+    assert heights == sorted(heights) and len(set(heights)) == 5, "no mark hides another"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["GRPO", "PSN"], "each arm once"
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (lambda: plotting.map_plot({}), "groups must not be empty"),
+        (lambda: plotting.map_plot({"steps": {}}), "groups.'steps'. must not be empty"),
+        (lambda: plotting.map_plot({"steps": {"4": {}}}), "groups.'steps'..'4'. must not be empty"),
         (lambda: plotting.seeds_plot({}), "arms must not be empty"),
         (lambda: plotting.seeds_plot({"GRPO": []}), "must be a list of at least one number"),
         (lambda: plotting.knob_plot({}), "panels must not be empty"),

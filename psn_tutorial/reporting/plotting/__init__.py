@@ -14,7 +14,7 @@ from psn_tutorial.reporting.plotting.digests import digest
 from psn_tutorial.reporting.plotting.metrics import coverage_bars, frontier_plot, pass_at_k_curves
 from psn_tutorial.reporting.plotting.probes import probe_plot
 from psn_tutorial.reporting.plotting.steps import DIAGNOSTICS, learning_curves, noise_diagnostics, success_curves
-from psn_tutorial.reporting.plotting.studies import knob_plot, seeds_plot
+from psn_tutorial.reporting.plotting.studies import knob_plot, map_plot, seeds_plot
 from psn_tutorial.reporting.plotting.style import (
     BLACK,
     BLUE,
@@ -46,6 +46,7 @@ __all__ = [
     "digest",
     "frontier_plot",
     "knob_plot",
+    "map_plot",
     "learning_curves",
     "noise_diagnostics",
     "pass_at_k_curves",

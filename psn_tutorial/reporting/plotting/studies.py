@@ -1,4 +1,4 @@
-"""Figures of a study: every seed of every arm, and the arms over a knob of the task."""
+"""Figures of a study: every seed of every arm; the arms over a knob of the task, and over many tasks at once."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +11,7 @@ from psn_tutorial.reporting.plotting.labels import axis_label, say_level
 from psn_tutorial.reporting.plotting.style import ARMS, GREY, STYLE, TEAL, Drawn, arm_colours, arm_of, check_not_empty
 
 Curves = Mapping[str, Mapping[float, Interval]]
+Tasks = Mapping[str, Mapping[str, Interval]]
 
 
 def seeds_plot(
@@ -89,6 +90,57 @@ def knob_plot(panels: Mapping[str, Curves], metric: str = "success") -> Drawn:
         intervals = {arm: list(points.values()) for curves in panels.values() for arm, points in curves.items()}
         say_level(figure, intervals)
     return figure, numbers
+
+
+def map_plot(groups: Mapping[str, Tasks], metric: str = "success") -> Drawn:
+    """One row per task, in groups: in each row a mark for every arm with its interval, the arms below each other.
+
+    groups: {what its tasks differ in: {task: {arm: interval}}}, the first on top.
+    numbers: {"group: task": {arm: [value, low, high]}}.
+    Raises UserError when there is no group, a group without a task, or a task without an arm.
+    """
+    check_not_empty("groups", groups)
+    for group, tasks in groups.items():
+        check_not_empty(f"groups[{group!r}]", tasks)
+        for task, arms in tasks.items():
+            check_not_empty(f"groups[{group!r}][{task!r}]", arms)
+    every = [arms for tasks in groups.values() for arms in tasks.values()]
+    colours = arm_colours(dict.fromkeys(arm for arms in every for arm in arms))
+    numbers: dict[str, dict[str, list[float]]] = {}
+    ticks: dict[float, str] = {}
+    with plt.rc_context(STYLE):
+        rows = sum(len(tasks) + 1 for tasks in groups.values())
+        figure, axes = plt.subplots(figsize=(8.0, 1.5 + 0.36 * rows), layout="constrained")
+        place = 0.0
+        for group, tasks in groups.items():
+            beside = {"xycoords": axes.get_yaxis_transform(), "va": "center", "ha": "left", "fontweight": "bold"}
+            axes.annotate(group, (0, place), (6, 0), textcoords="offset points", fontsize=9.5, **beside)
+            for task, arms in tasks.items():
+                place += 1
+                ticks[place] = task
+                numbers[f"{group}: {task}"] = {
+                    arm: [float(x) for x in (i.value, i.low, i.high)] for arm, i in arms.items()
+                }
+                _marks(axes, place, numbers[f"{group}: {task}"], colours)
+            place += 1.2
+        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.set_ylim(place - 0.6, -0.7)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(axis_label(metric))
+        handles = [plt.Line2D([], [], color=colour, marker="o", linewidth=2) for colour in colours.values()]
+        figure.legend(handles, list(colours), loc="outside upper left", ncols=min(4, len(colours)), fontsize=10)
+        say_level(figure, {arm: [a[arm] for a in every if arm in a] for arm in colours})
+    return figure, numbers
+
+
+def _marks(axes: Axes, place: float, arms: Mapping[str, Sequence[float]], colours: Mapping[str, str]) -> None:
+    """The arms of one row, each a little lower than the one before it."""
+    for number, (arm, (value, low, high)) in enumerate(arms.items()):
+        height = place + 0.16 * (number - (len(arms) - 1) / 2)
+        axes.hlines(height, low, high, color=colours[arm], linewidth=1.6, alpha=0.6)
+        axes.scatter(value, height, s=34, color=colours[arm], edgecolor="white", linewidth=0.6, clip_on=False, zorder=3)
 
 
 def _one_legend(figure: plt.Figure, panels: Sequence[Axes]) -> None:
