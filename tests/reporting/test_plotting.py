@@ -16,7 +16,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from psn_tutorial.errors import UserError
-from psn_tutorial.evaluation.intervals import Interval
+from psn_tutorial.evaluation.intervals import Interval, seed_interval
 from psn_tutorial.evaluation.metrics import METRICS, Summary
 from psn_tutorial.evaluation.probes import Sampler
 from psn_tutorial.reporting import plotting
@@ -469,6 +469,9 @@ def test_many_tasks_in_one_picture():
     drawn = [(round(float(x), 3), to_hex(m.get_facecolor()[0]).upper()) for m in marks for x, _ in m.get_offsets()]
     expected = [(0.3, plotting.BLUE), (0.9, plotting.VERMILION), (0.1, plotting.BLUE), (0.8, plotting.VERMILION)]
     assert drawn == [*expected, (0.7, plotting.VERMILION)]
+    both = {n: {arm: seed_interval([0.5, 0.6] * n) for arm in ("GRPO", "PSN")} for n in (2, 5)}
+    figure, _ = plotting.map_plot({"seeds": {str(n): arms for n, arms in both.items()}})
+    assert figure.get_supxlabel() == "Intervals: 95 % over 4 seeds or 95 % over 10 seeds"
     heights = [float(y) for mark in marks for _, y in mark.get_offsets()]
     assert heights == sorted(heights) and len(set(heights)) == 5, "no mark hides another"
     (legend,) = figure.legends

@@ -82,7 +82,9 @@ def say_level(figure: Figure, intervals: Mapping[str, Sequence[Interval]], first
                 arms = kinds.setdefault(f"{100 * p.level:g} % over {p.n} {p.unit}", [])
                 arms += [arm] * (arm not in arms)
     parts = list(kinds)
-    if len(kinds) > 1:
+    if len({tuple(sorted(arms)) for arms in kinds.values()}) == 1:  # every arm has every kind, by the task
+        parts = [" or ".join(kinds)]
+    elif len(kinds) > 1:
         most = max(kinds, key=lambda kind: len(kinds[kind]))
         parts = [f"{k} ({', '.join(a)})" for k, a in kinds.items() if k != most]
         parts.append(f"{most} ({'others' if len(kinds[most]) > 1 else kinds[most][0]})")
