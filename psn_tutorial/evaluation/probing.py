@@ -8,6 +8,7 @@ ESS), what its answers are worth (form, pass@k), and whether one draw keeps to i
 import math
 import time
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -64,9 +65,9 @@ def probe(
     parts = _parts(len(problems), draws, batch, bool(sampler.sigma))
     for places, numbers in tqdm(parts, str(sampler), disable=not progress, leave=False):
         rollouts = _answers(policy, task, [problems[place] for place in places], sampler, numbers, seed, places[0])
-        for b, text in enumerate(responses(policy.tokenizer, rollouts)):
-            texts[places[b // len(numbers)]][numbers[b % len(numbers)]] = text
-            ended[places[b // len(numbers)]][numbers[b % len(numbers)]] = not task.ends or bool(rollouts.ended[b])
+        rows = zip(responses(policy.tokenizer, rollouts), rollouts.ended.tolist(), strict=True)
+        for (place, number), (text, end) in zip(product(places, numbers), rows, strict=True):
+            texts[place][number], ended[place][number] = text, end or not task.ends
         draw = torch.tensor(numbers).repeat(len(places))
         tokens.index_add_(0, draw, rollouts.mask.sum(1).cpu())
         if len(read := (draw < answers).nonzero()[:, 0]):
