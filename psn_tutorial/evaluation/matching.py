@@ -39,7 +39,8 @@ def sampler_of_kl(
     """The sampler whose ``setting``, "temperature" (above 1) or "top_p", gives it the KL ``target``, nats per token.
 
     Args:
-        batch: answers sampled at once; bounds the memory, and is part of the random stream.
+        batch: answers sampled at once, though never fewer than those to one problem; bounds the memory, and is part of
+            the random stream.
         answers: to each problem; they say which prefixes the KL is averaged over.
 
     Raises:
