@@ -1,10 +1,11 @@
 """How coherent noise is: does one draw shift a policy's preference by the same amount at every step?
 
-On the rule task the preference is the log-odds of the rewarded rule against the other, at each place where a rule is
-chosen. A draw of noise shifts it; the shift has a part that all places share, which is kept through a whole answer, and
-a rest that differs from place to place. The shared part explores; what it costs is how far the noise takes the policy
-from itself (KL). Sites are to be compared at equal KL, never at equal sigma. Measuring is apart
-(:mod:`psn_tutorial.evaluation.shifts`): the record and its figures need no torch.
+On the rule task, and for pretrained models on the lists of ``habit``, the preference is the log-odds of the rewarded
+rule against the other, at each place where a rule is chosen. A draw of noise shifts it; the shift has a part that all
+places share, which is kept through a whole answer, and a rest that differs from place to place. The shared part
+explores; what it costs is how far the noise takes the policy from itself (KL). Sites are to be compared at equal KL,
+never at equal sigma. Measuring is apart (:mod:`psn_tutorial.evaluation.shifts`): the record and its figures need no
+torch.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class CoherenceConfig:
     """Where the coherence of a policy is measured, and how closely."""
 
     policy: str | None = option(None, "a checkpoint folder; none: the shipped base of the task")
-    task: str = option("rules", "rules or chain", ("rules", "chain"))
+    task: str = option("rules", "rules or chain; habit for a language model", ("rules", "chain", "habit"))
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}
     )
@@ -47,6 +48,8 @@ class CoherenceConfig:
         check_seed(self.seed)
         for site in self.sites:
             check_choice("a site", site, TARGETS)
+        if self.task == "habit" and self.policy is None:
+            raise UserError("policy must name a language model where the task is habit, got none")
         if not self.sites or len(set(self.sites)) < len(self.sites):
             raise UserError(f"sites must be different ones, at least one, got {self.sites}")
 
@@ -62,7 +65,8 @@ class Coherence:
         shift: of each draw, mean over the places of its shift, in nats of log-odds.
         spread: of each draw, variance of its shifts over the places, what each place has in common taken out.
         kl: of each draw, KL(clean || noisy) in nats per token, on answers of the clean policy.
-        right_values: of each draw, probability that the values written after the clean policy's rules are all right.
+        right_values: of each draw, probability that all that is written beside the clean policy's rules is right: the
+            values of rules, the numbers of habit.
         success: of each draw, exact success probability of the noisy policy.
         clean_success: of the clean one.
     """

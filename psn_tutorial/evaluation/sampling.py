@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from psn_tutorial.errors import UserError, check_count
 from psn_tutorial.evaluation.results import ProblemResult, tally
 from psn_tutorial.models.decoder import forward
-from psn_tutorial.models.policy import Policy, asked, encode, end_tokens, prompt_ids
+from psn_tutorial.models.policy import Policy, asked, completion_ids, encode, end_tokens, prompt_ids
 from psn_tutorial.noise import stream
 from psn_tutorial.rollout import responses, sample
 from psn_tutorial.tasks.base import Task
@@ -83,12 +83,12 @@ def text_logps(
 ) -> list[float]:
     """Natural log of the probability that the policy answers ``prompt`` with each completion.
 
-    ``ends``: an end token, whichever, is part of the answer. Completions must have equally many words.
+    ``ends``: an end token, whichever, is part of the answer. Completions must have equally many tokens.
     """
     model, tokenizer = policy
     (question,) = prompt_ids(tokenizer, [prompt])
     end = end_tokens(policy) if ends else []
-    answers = torch.tensor([[*tokenizer.convert_tokens_to_ids(text.split(" ")), *end[:1]] for text in completions])
+    answers = torch.tensor([[*ids, *end[:1]] for ids in completion_ids(tokenizer, completions)])
     ids = torch.cat([torch.tensor(question).expand(len(answers), -1), answers], 1).to(model.device)
     logps = (forward(model, ids[:, :-1], last=answers.shape[1]).double() / temperature).log_softmax(-1)
     chosen = logps.gather(2, ids[:, -answers.shape[1] :, None])
@@ -101,6 +101,6 @@ def exact_success(policy: Policy, task: Task, problem: Any, temperature: float =
     """The exact probability, in [0, 1], of a right answer to a problem: a sum over all texts that the task accepts.
 
     Raises:
-        UserError: the task does not list its accepted answers (rules and chain do).
+        UserError: the task does not list its accepted answers (rules, chain and habit do).
     """
     return task.exact_success(lambda prompt, texts: text_logps(policy, prompt, texts, task.ends, temperature), problem)

@@ -1,36 +1,42 @@
-"""Measure how coherent noise is on the rule task: the shift of a policy's preference under each draw.
+"""Measure how coherent noise is where one of two words is chosen again and again: the shift of a policy's preference
+under each draw, on the rule task, the bare chain, and, for a pretrained model, the lists of ``habit``.
 
 What the figures mean, and why sites are compared at equal KL, is told in :mod:`psn_tutorial.evaluation.coherence`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from psn_tutorial.carriers import carried
-from psn_tutorial.errors import UserError, check_count
-from psn_tutorial.evaluation.calibrate import find_setting
+from psn_tutorial.errors import UserError, check_count, shown
+from psn_tutorial.evaluation.calibrate import OutOfReachError, find_setting
 from psn_tutorial.evaluation.coherence import Coherence, CoherenceConfig, parts
-from psn_tutorial.models.decoder import decoder_of, forward, hidden_states
-from psn_tutorial.models.policy import Policy, encode, prompt_ids
+from psn_tutorial.models.decoder import decoder_of, hidden_states
+from psn_tutorial.models.policy import Policy, completion_ids, encode, prompt_ids
 from psn_tutorial.noise import NoiseConfig, NoiseReceipt, stream
-from psn_tutorial.rollout import sample
+from psn_tutorial.rollout import Rollouts, completion_logits, sample
 from psn_tutorial.tasks.base import Task
-from psn_tutorial.tasks.rules import Problem, Rules
+from psn_tutorial.tasks.habit import Habit
+from psn_tutorial.tasks.rules import Rules
 
-SIGMAS = (1e-3, 100.0)  # between which the sigma of a wanted KL is looked for
+SIGMAS = (1e-3, 100.0)  # between which the sigma of a wanted KL is looked for,
+NEAR = 0.03  # first by the KL of this one
+TINY = 1e-12
 FEW = 8  # draws that look for it
 
 
 class Answers(NamedTuple):
-    """R answers of the rule task, as tokens, and what is asked of the policy about them.
+    """R answers in which a rule is chosen at each step, as tokens, and what is asked of the policy about them.
 
     ids [R, S]: prompt and answer; length: T, tokens of an answer.
     rare, other [R, steps]: tokens of the rewarded rule and of the other one, at each step.
     accepted [R, S]: prompt and rewarded answer.
+    choices [steps]: which of the T tokens are the chosen rules; the others are values, or what else must be right.
     """
 
     ids: Tensor
@@ -38,29 +44,27 @@ class Answers(NamedTuple):
     rare: Tensor
     other: Tensor
     accepted: Tensor
-    stride: int  # places of rules: every so many tokens
+    choices: Tensor
 
 
-def measure_sites(policy: Policy, task: Task, config: CoherenceConfig) -> list[Coherence]:
-    """The coherence of every site that ``config`` names, each at the sigma that gives it the wanted KL.
+def measure_sites(policy: Policy, task: Task, config: CoherenceConfig) -> Iterator[Coherence]:
+    """The coherence of every site that ``config`` names, one after the other, each at the sigma of the wanted KL.
 
     Raises UserError as ``coherence`` and ``sigma_of_kl`` do, and for more problems than there are.
     """
     problems = task.problems("eval")[: config.problems]
     if len(problems) < config.problems and not task.single:
         raise UserError(f"problems must be <= {len(problems)}, those there are, got {config.problems}")
-    found = []
     for site in config.sites:
         sigma = sigma_of_kl(policy, task, problems, site, config.kl, config.seed)
         noise = NoiseConfig(sigma, site, relative=True, seed=config.seed)
-        found.append(coherence(policy, task, problems, noise, config.draws, config.seed))
-    return found
+        yield coherence(policy, task, problems, noise, config.draws, config.seed)
 
 
 def coherence(
     policy: Policy,
     task: Task,
-    problems: Sequence[Problem],
+    problems: Sequence[Any],
     noise: NoiseConfig,
     draws: int = 64,
     seed: int = 0,
@@ -71,7 +75,7 @@ def coherence(
     seed: of the clean policy's answers, one to each problem; their rules are kept, with the right values.
     at_once: draws that share a pass of the model; more are faster, take more memory, and change the last digits.
 
-    Raises UserError for another task than rules or chain, more than two rules, rules that are free at some steps
+    Raises UserError for another task than rules, chain or habit, more than two rules, rules that are free at some steps
     (consistency < steps), fewer than 2 draws, and a noise filter that matches nothing.
     """
     check_count("draws", draws, low=2)
@@ -114,7 +118,7 @@ def _reader(policy: Policy, ids: Tensor, length: int, receipt: NoiseReceipt) -> 
     Noise on the head alone leaves what the head reads as it is, which is then computed once.
     """
     if receipt.names != ("lm_head.weight",):
-        return lambda count: answer_logps(policy, ids.repeat(count, 1), length).unflatten(0, (count, -1))
+        return lambda count: answer_logps(policy, ids, length, count).unflatten(0, (count, -1))
     still, head = hidden_states(policy.model, ids[:, :-1], last=length), decoder_of(policy.model).lm_head
 
     @torch.no_grad()
@@ -124,9 +128,7 @@ def _reader(policy: Policy, ids: Tensor, length: int, receipt: NoiseReceipt) -> 
     return read
 
 
-def sigma_of_kl(
-    policy: Policy, task: Task, problems: Sequence[Problem], site: str, target: float, seed: int = 0
-) -> float:
+def sigma_of_kl(policy: Policy, task: Task, problems: Sequence[Any], site: str, target: float, seed: int = 0) -> float:
     """The relative sigma at which noise on ``site`` has the mean KL(clean || noisy) ``target``, nats per token > 0, by
     its first few draws. Raises :class:`psn_tutorial.evaluation.calibrate.OutOfReachError` where none has."""
     answers = clean_answers(policy, task, problems, seed)
@@ -140,56 +142,87 @@ def sigma_of_kl(
             kls.append(float((clean.exp() * (clean - noisy)).sum(-1).mean()))
         return float(np.mean(kls))
 
-    return find_setting(measure, target, *SIGMAS, tolerance=0.02)
+    near = NEAR * (target / max(measure(NEAR), TINY)) ** 0.5  # the KL of small noise goes with sigma squared
+    try:
+        return find_setting(measure, target, max(near / 2, SIGMAS[0]), min(near * 2, SIGMAS[1]), tolerance=0.02)
+    except OutOfReachError:
+        return find_setting(measure, target, *SIGMAS, tolerance=0.02)
 
 
-def clean_answers(policy: Policy, task: Task, problems: Sequence[Problem], seed: int = 0) -> Answers:
-    """The clean policy's answer to each problem, its values put right. Raises UserError as ``coherence``."""
-    if not isinstance(task, Rules) or task.rules != 2 or task.consistency != task.steps:
-        raise UserError(f"coherence is measured on rules and chain, with two rules and none free, got {task}")
-    prompts, stride = [task.prompt(problem) for problem in problems], 2 if task.values else 1
-    length = task.steps * stride
-    encoded = encode(policy.tokenizer, prompts)
-    rollouts = sample(policy, encoded, 1, length, stream(seed, "coherence"), ends=task.ends)
-    ids, accepted, rare = [], [], []
-    for problem, prompt, tokens in zip(problems, prompts, rollouts.tokens.tolist(), strict=True):
-        written = policy.tokenizer.convert_ids_to_tokens(tokens[::stride])
-        rules = [word if word in task.letters else task.letters[0] for word in written]
-        rare.append(task.rare_rules(problem))
-        (question,) = prompt_ids(policy.tokenizer, [prompt])
-        for rows, answer in ((ids, task.completion(rules, problem)), (accepted, task.accepted(problem)[0])):
-            rows.append([*question, *policy.tokenizer.convert_tokens_to_ids(answer.split(" "))])
-    letter = dict(zip(task.letters, policy.tokenizer.convert_tokens_to_ids(task.letters), strict=True))
-    opposite = dict(zip(task.letters, reversed(task.letters), strict=True))
-    return Answers(
-        torch.tensor(ids),
-        length,
-        torch.tensor([[letter[rule] for rule in rules] for rules in rare]),
-        torch.tensor([[letter[opposite[rule]] for rule in rules] for rules in rare]),
-        torch.tensor(accepted),
-        stride,
-    )
+def clean_answers(policy: Policy, task: Task, problems: Sequence[Any], seed: int = 0) -> Answers:
+    """The clean policy's answer to each problem, as far as it chooses rules: what else it wrote is put right.
+
+    Raises UserError as ``coherence``, and where a tokenizer splits a rule, or two answers into different numbers of
+    tokens.
+    """
+    if not _is_measured(task):
+        raise UserError(
+            f"coherence is measured on rules, chain and habit, with two rules and none free, got {shown(task)}"
+        )
+    tokenizer = policy.tokenizer
+    letters = _one_token_each(tokenizer, [f" {letter}" for letter in task.letters])
+    prompts = [task.prompt(problem) for problem in problems]
+    rewarded = _table(tokenizer, prompts, [task.accepted(problem)[0] for problem in problems])
+    length = len(completion_ids(tokenizer, task.accepted(problems[0]))[0])
+    choices = torch.isin(rewarded[0, -length:], torch.tensor(letters)).nonzero()[:, 0]
+    rollouts = sample(policy, encode(tokenizer, prompts), 1, length, stream(seed, "coherence"), ends=task.ends)
+    chosen = [
+        [task.letters[letters.index(token) if token in letters else 0] for token in row]
+        for row in rollouts.tokens[:, choices].tolist()
+    ]
+    texts = [task.completion(rules, problem) for rules, problem in zip(chosen, problems, strict=True)]
+    rare = torch.tensor([[task.letters.index(rule) for rule in task.rare_rules(problem)] for problem in problems])
+    token = torch.tensor(letters)
+    return Answers(_table(tokenizer, prompts, texts), length, token[rare], token[1 - rare], rewarded, choices)
+
+
+def _is_measured(task: Task) -> bool:
+    return isinstance(task, Habit) or isinstance(task, Rules) and task.rules == 2 and task.consistency == task.steps
+
+
+def _one_token_each(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
+    rows = completion_ids(tokenizer, words)
+    for word, row in zip(words, rows, strict=True):
+        if len(row) != 1:
+            raise UserError(f"each rule must be one token of the policy, got {len(row)} for {word!r}")
+    return [row[0] for row in rows]
+
+
+def _table(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
+    """Prompts and their answers, [R, S]."""
+    asked, given = prompt_ids(tokenizer, prompts), completion_ids(tokenizer, answers)
+    for what, rows in (("prompts", asked), ("answers", given)):
+        if len({len(row) for row in rows}) > 1:
+            raise UserError(f"all {what} must have equally many tokens, got {sorted({len(row) for row in rows})}")
+    return torch.tensor([[*question, *answer] for question, answer in zip(asked, given, strict=True)])
 
 
 @torch.no_grad()
-def answer_logps(policy: Policy, ids: Tensor, length: int) -> Tensor:
-    """Log-probabilities [R, length, V] of the last ``length`` tokens of ``ids`` [R, S], in double precision."""
-    return forward(policy.model, ids[:, :-1], last=length).double().log_softmax(-1)
+def answer_logps(policy: Policy, ids: Tensor, length: int, draws: int = 1) -> Tensor:
+    """Log-probabilities [N * R, length, V] of the last ``length`` tokens of ``ids`` [R, S], in double precision.
+
+    draws: N, of a carrier of noise; under each of them all rows are read, one draw after the other.
+    """
+    prompts, tokens = ids[:, :-length], ids[:, -length:]
+    every = torch.ones_like(ids, dtype=torch.bool)
+    rows = Rollouts(
+        prompts, every[:, :-length], tokens, every[:, -length:], torch.zeros(tokens.shape), tokens[:, 0], None
+    )
+    return completion_logits(policy.model, rows, torch.arange(len(ids)), 1.0, draws).double().log_softmax(-1)
 
 
 def _odds(logps: Tensor, answers: Answers) -> Tensor:
     """Log-odds [R, steps] of the rewarded rule against the other."""
-    at_rules = logps[:, :: answers.stride]
+    at_rules = logps[:, answers.choices]
     rare, other = (at_rules.gather(2, x[..., None])[..., 0] for x in (answers.rare, answers.other))
     return rare - other
 
 
 def _right_values(logps: Tensor, answers: Answers) -> float:
-    """Mean probability that all values of an answer are right; 1 where none are written."""
-    written = answers.ids[:, -answers.length :, None]
-    chosen = logps.gather(2, written)[..., 0]
-    values = chosen[:, 1 :: answers.stride] if answers.stride > 1 else chosen[:, :0]
-    return float(values.sum(1).exp().mean())
+    """Mean probability that all of an answer but its rules is right; 1 where there is nothing else."""
+    chosen = logps.gather(2, answers.ids[:, -answers.length :, None])[..., 0]
+    chosen[:, answers.choices] = 0
+    return float(chosen.sum(1).exp().mean())
 
 
 def _success(logps: Tensor, answers: Answers) -> float:

@@ -28,6 +28,7 @@ RUNS = {
 BASE = "rules"
 EVALUATED = 1 / 3  # cost of a token of an evaluation, which is only sampled, by that of a training token
 PASSES = 3  # forward passes per draw of a coherence: the answers, the rewarded ones, and the search for sigma
+PRETRAINED = 3 * 10**8  # numbers in the matrices of a model of which nothing is known
 VOCABULARY = 512  # of a task in plain language
 OVERHEAD = 1.0  # seconds of every job: to load a policy, and to write and move a record
 
@@ -88,7 +89,8 @@ def units(job: StudyJob) -> float:
     assert isinstance(job, CoherenceJob)
     config = job.config
     read = PASSES * config.draws * len(config.sites) * config.problems * _length(config.task, config.difficulty)
-    return read * weights(job.made_as) / 3  # a step of training goes forward and, which costs twice that, back
+    numbers = weights(job.made_as) if job.made_as else PRETRAINED
+    return read * numbers / 3  # a step of training goes forward and, which costs twice that, back
 
 
 def _run_tokens(config: RunConfig) -> float:

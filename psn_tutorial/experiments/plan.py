@@ -83,10 +83,11 @@ def _runs(
             yield TrainJob(out, f"{name}/{arm}/seed-{seed}", command, experiment.config(arm, seed), settled)
 
 
-def _made_as(policy: str | None, task: str, study: Study) -> PretrainConfig:
-    """How a policy was made; of a folder that the study does not make, the task's shipped base stands for it."""
+def _made_as(policy: str | None, task: str, study: Study) -> PretrainConfig | None:
+    """How a policy was made; of a folder that the study does not make, the task's shipped base stands for it. None for
+    a pretrained language model."""
     name = Path(policy).parent.name if policy and Path(policy).name == WEIGHTS else None
-    return study.bases.get(name, BASES[get_task(task).base])
+    return study.bases.get(name, BASES.get(get_task(task).base))
 
 
 @dataclass(frozen=True)

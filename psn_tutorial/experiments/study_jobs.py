@@ -14,13 +14,13 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from psn_tutorial.config import RunConfig
 from psn_tutorial.errors import UserError, shown
-from psn_tutorial.evaluation.coherence import CoherenceConfig
+from psn_tutorial.evaluation.coherence import CoherenceConfig, read_coherence
 from psn_tutorial.experiments.experiment import Experiment
 from psn_tutorial.experiments.study import FAILED, TUNING, WEIGHTS
 from psn_tutorial.jobs.interrupt import Stop
@@ -213,23 +213,26 @@ class BaseJob(ConfiguredJob):
 
 @dataclass(frozen=True)
 class CoherenceJob(ConfiguredJob):
-    """The coherence of noise on one policy, site by site. made_as: how the policy was made."""
+    """The coherence of noise on one policy, site by site. made_as: how the policy was made; None: it is pretrained."""
 
     config: CoherenceConfig
-    made_as: PretrainConfig
+    made_as: PretrainConfig | None
 
     def work(self, stop: Stop) -> None:
         from psn_tutorial.evaluation.shifts import measure_sites
-        from psn_tutorial.jobs.policies import load_policy
+        from psn_tutorial.jobs.policies import load_policy, source_of_base
 
         config = self.config
         task = get_task(config.task, **config.difficulty)
-        policy = load_policy(config.policy or base_folder(task.base))
+        folder = config.policy or base_folder(task.base)
+        policy, file = load_policy(folder), self.scratch / "coherence.jsonl"
         if not (self.scratch / "config.json").is_file():
-            RunFolder.create(self.scratch, self.settings, self.command)
-        run = RunFolder.open(self.scratch)
-        with stop.at_once():
-            found = measure_sites(policy, task, config)
-        lines = "".join(json.dumps(to_mapping(one)) + "\n" for one in found)
-        replace_file(run.path / "coherence.jsonl", lines.encode())
+            RunFolder.create(self.scratch, self.settings, self.command, source_of_base(folder))
+        run, found = RunFolder.open(self.scratch), read_coherence(file)
+        left = [site for site in config.sites if site not in {one.site for one in found}]
+        if left:
+            with stop.at_once():
+                for one in measure_sites(policy, task, replace(config, sites=tuple(left))):
+                    found.append(one)
+                    replace_file(file, "".join(json.dumps(to_mapping(one)) + "\n" for one in found).encode())
         run.record_time()

@@ -109,6 +109,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     return rows
 
 
+def completion_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of texts that go on with a prompt, without those that begin or end a text."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+
 def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The id of every word outside the vocabulary; None where each text can be written, byte by byte.
 

@@ -20,11 +20,12 @@ from psn_tutorial.errors import UserError, suggest
 from psn_tutorial.extensions import check_named, imported, in_one_sentence, is_named
 from psn_tutorial.tasks.base import Task
 from psn_tutorial.tasks.countdown import Countdown
+from psn_tutorial.tasks.habit import Habit
 from psn_tutorial.tasks.judged import Judged
 from psn_tutorial.tasks.math import Math
 from psn_tutorial.tasks.rules import Chain, Rules
 
-OWN: tuple[type[Task], ...] = (Countdown, Rules, Chain, Math, Judged)
+OWN: tuple[type[Task], ...] = (Countdown, Rules, Chain, Math, Judged, Habit)
 TASK_NAMES = ("countdown", "rules", "chain")  # those with a vocabulary of their own and a shipped base of that name
 ENTRY_POINTS = "psn_tutorial.tasks"
 

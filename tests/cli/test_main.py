@@ -80,7 +80,7 @@ CHAIN_BASE = base_folder("chain")
         ("train --draws 3", "draws must divide the 512 rollouts of a step, got 3"),
         (
             "train --task rles",
-            "task must be one of 'countdown', 'rules', 'chain', 'math', 'judged', got 'rles' (did you",
+            "task must be one of 'countdown', 'rules', 'chain', 'math', 'judged', 'habit', got 'rles' (did you",
         ),
         ("train --difficulty nmbers=3", "task countdown has no field 'nmbers' (did you mean 'numbers'?)"),
         ("train --difficulty numbers", "argument --difficulty: must be NAME=VALUE, once each, got 'numbers'"),

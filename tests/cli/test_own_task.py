@@ -288,8 +288,8 @@ def installed(own, monkeypatch):
 def test_a_task_that_a_package_offers_is_known_by_its_name(installed, psn):
     installed("own_parity", "own_tasks:Parity")
     installed("rules", "own_tasks:Parity")  # ours stands first
-    assert "math, judged, own_parity, or module:name" in " ".join(psn("train", "--help").out.split())
-    assert "'judged', 'own_parity', got 'own_parit' (did you" in psn("train", "--task", "own_parit").err
+    assert "math, judged, habit, own_parity, or module:name" in " ".join(psn("train", "--help").out.split())
+    assert "'judged', 'habit', 'own_parity', got 'own_parit' (did you" in psn("train", "--task", "own_parit").err
     (line,) = [line for line in psn("doctor", "--offline").out.splitlines() if "tasks of other packages" in line]
     assert line.endswith(" own_parity")
     assert RunConfig(task="own_parity") and EvaluationConfig("own_parity", samples=0)

@@ -26,7 +26,7 @@ from psn_tutorial.evaluation.sampling import exact_success, text_logps
 from psn_tutorial.evaluation.shifts import clean_answers, coherence, sigma_of_kl
 from psn_tutorial.models.bases import TinyConfig
 from psn_tutorial.models.policy import Policy
-from psn_tutorial.models.tiny import build_model, build_tokenizer
+from psn_tutorial.models.tiny import build_model, build_text_tokenizer, build_tokenizer
 from psn_tutorial.noise import NoiseConfig, perturbed
 from psn_tutorial.settings import from_mapping, to_mapping
 from psn_tutorial.tasks import get_task
@@ -149,8 +149,9 @@ def test_a_kl_that_no_sigma_has_is_refused():
         ({"sites": ["mlps"]}, "a site must be one of 'mlp', .*, got 'mlps'"),
         ({"sites": []}, "sites must be different ones, at least one"),
         ({"draws": 1}, "draws must be a whole number >= 2, got 1"),
-        ({"task": "countdown"}, "task must be one of 'rules', 'chain', got 'countdown'"),
+        ({"task": "countdown"}, "task must be one of 'rules', 'chain', 'habit', got 'countdown'"),
         ({"kl": 0}, "kl must be > 0, got 0"),
+        ({"task": "habit"}, "policy must name a language model where the task is habit, got none"),
     ],
 )
 def test_wrong_settings_are_told(fields, sentence):
@@ -285,5 +286,77 @@ def test_a_sigma_is_found_that_has_the_wanted_kl(setting):
 )
 def test_other_tasks_are_refused(name, difficulty):
     task = get_task(name, **difficulty)
-    with pytest.raises(UserError, match="coherence is measured on rules and chain, with two rules and none free"):
+    with pytest.raises(
+        UserError, match="coherence is measured on rules, chain and habit, with two rules and none free"
+    ):
         clean_answers(None, task, task.generate(0, 1))
+
+
+@pytest.fixture
+def lists():
+    """(policy, task, problems): lists of words, and an untrained model that splits them as a pretrained one does."""
+    task = get_task("habit", steps=3, examples=4)
+    tokenizer = build_text_tokenizer([task.prompt(10) + task.completion(["cat", "dog", "dog"], 10)] * 9)
+    model = build_model(TinyConfig("qwen2", hidden=16, ff=32, heads=2, kv_heads=2, layers=2), tokenizer, 0)
+    with torch.no_grad():
+        for matrix in (p for p in model.parameters() if p.dim() == 2):
+            matrix.mul_(10)
+    return Policy(model.eval(), tokenizer), task, [37, 12, 80]
+
+
+@torch.no_grad()
+def test_for_a_language_model_every_figure_is_that_of_the_model_by_hand(lists):
+    policy, task, problems = lists
+    noise = NoiseConfig(0.4, "mlp", relative=True, seed=7)
+    found = coherence(policy, task, problems, noise, 2, seed=5)
+    answers = clean_answers(policy, task, problems, 5)
+    cat, dog = (policy.tokenizer(f" {word}")["input_ids"][0] for word in ("cat", "dog"))
+    seen = []
+    for draw in (None, 0, 1):
+
+        def look():
+            odds, kls, numbers = [], [], []
+            for row, problem in zip(answers.ids, problems, strict=True):
+                text = policy.tokenizer.decode(row)
+                assert text.startswith(task.prompt(problem))
+                logps = policy.model(row[None]).logits[0, -answers.length - 1 : -1].double().log_softmax(-1)
+                tokens = row[-answers.length :].tolist()
+                assert [token in (cat, dog) for token in tokens] == [True, *4 * [False]] * 2 + [True]
+                odds += [float(logps[i, dog] - logps[i, cat]) for i in (0, 5, 10)]
+                kls.append(logps)
+                numbers.append(math.exp(sum(float(logps[i, t]) for i, t in enumerate(tokens) if t not in (cat, dog))))
+            success = [exact_success(policy, task, problem) for problem in problems]
+            return np.array(odds), torch.cat(kls), np.mean(numbers), np.mean(success)
+
+        if draw is None:
+            seen.append(look())
+        else:
+            with perturbed(policy.model, noise, draw):
+                seen.append(look())
+    clean, *noisy = seen
+    assert found.clean_success == pytest.approx(clean[3], rel=1e-3)
+    for draw, (odds, logps, numbers, success) in enumerate(noisy):
+        assert found.shift[draw] == pytest.approx((odds - clean[0]).mean(), abs=1e-4)
+        assert found.kl[draw] == pytest.approx(float((clean[1].exp() * (clean[1] - logps)).sum(-1).mean()), rel=1e-3)
+        assert found.right_values[draw] == pytest.approx(numbers, rel=1e-3)
+        assert found.success[draw] == pytest.approx(success, rel=1e-3)
+    assert found.places == 9 and np.std([odds - clean[0] for odds, *_ in noisy]) > 0.01
+
+
+@pytest.mark.parametrize("carrier", ["weights", "dense", "lowrank"])
+@pytest.mark.parametrize("site", ["mlp", "head"])
+def test_draws_that_share_the_reading_of_the_lists_are_what_they_are_alone(lists, site, carrier):
+    policy, task, problems = lists
+    noise = NoiseConfig(0.4, site, relative=True, seed=7, carrier=carrier)
+    alone, together = (coherence(policy, task, problems, noise, 4, at_once=n) for n in (1, 4))
+    for name in ("shift", "spread", "kl", "right_values", "success", "clean_success"):
+        assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-3, abs=1e-6), name
+
+
+def test_words_that_a_tokenizer_splits_are_told(lists):
+    policy, _, problems = lists
+    with pytest.raises(UserError, match="each rule must be one token of the policy, got 4 for ' cow'"):
+        clean_answers(policy, get_task("habit", steps=3, usual="cow"), problems)
+    policy.tokenizer.add_tokens(["37"])
+    with pytest.raises(UserError, match=r"all prompts must have equally many tokens, got \[\d+, \d+\]"):
+        clean_answers(policy, lists[1], problems)

@@ -30,7 +30,7 @@ def test_a_file_of_ones_own():
         ({"../x": {}}, "experiment must be named with letters, digits, '.', '-' and '_', and not 'base', got '../x'"),
         ({"mine": 3}, "mine.json, mine: expected an object with the fields of Experiment, got 3"),
         ({"mine": {}}, "mine.json, mine: the field 'task' is missing"),
-        (a_file(task="rule"), "one of 'countdown', 'rules', 'chain', 'math', 'judged', got 'rule'"),
+        (a_file(task="rule"), "one of 'countdown', 'rules', 'chain', 'math', 'judged', 'habit', got 'rule'"),
         (a_file(arms=[]), "mine.json, mine: arms must be an object, got []"),
         (a_file(arms={"grpo": {}}), "mine.json, mine, arm grpo: the field 'label' is missing"),
         (a_file(arms={"base": {"label": "x"}}), "mine.json, mine: arm must be named with letters"),

@@ -55,7 +55,7 @@ def test_tuning_took_the_best_on_seeds_that_no_final_run_has(study):
 def test_all_runs_of_a_complete_experiment_are_whole_and_of_one_base(study):
     _, folder = study
     found = results_in(folder)
-    assert found.results, "an experiment of which nothing can be told is not shipped"
+    assert found.results or found.coherence, "an experiment of which nothing can be told is not shipped"
     for name, results in found.results.items():
         runs = [run for each in results.runs.values() for run in each]
         assert len({run.config["base_sha256"] for run in runs}) == 1, name

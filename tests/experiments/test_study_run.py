@@ -16,9 +16,12 @@ import yaml
 
 from psn_tutorial.cli import main
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import shifts
+from psn_tutorial.evaluation.coherence import CoherenceConfig, read_coherence
 from psn_tutorial.evaluation.verdicts import effect, judge
 from psn_tutorial.experiments import study_run
 from psn_tutorial.experiments.study import PRESETS, read_study
+from psn_tutorial.experiments.study_jobs import CoherenceJob
 from psn_tutorial.experiments.study_results import novelty, read_study_results, stages, watched
 from psn_tutorial.experiments.study_run import plan, run_study
 from psn_tutorial.jobs.interrupt import Stop
@@ -214,6 +217,30 @@ def test_runs_from_two_makings_of_a_base_are_told(copy):
     assert "different makings" not in study_page(read_study_results(copy))
     write_json(path, read_json(path) | {"base_sha256": "another"})
     assert "Its runs began with 2 different makings of their base" in study_page(read_study_results(copy))
+
+
+def test_coherence_goes_on_with_the_sites_that_are_left(tmp_path, monkeypatch):
+    """A site of a large model takes minutes: stopped, those that are measured are kept."""
+    whole = CoherenceJob(tmp_path / "whole", "coherence/a", (), CoherenceConfig(task="chain", draws=3), None)
+    config = replace(whole.config, sites=("head", "norms", "mlp"))
+    whole, stopped = (replace(whole, out=tmp_path / name, config=config) for name in ("whole", "stopped"))
+    whole.run(Stop())
+    measured, measure = [], shifts.coherence
+
+    def once(policy, task, problems, noise, *others):
+        if measured == ["head", "norms"]:
+            raise KeyboardInterrupt
+        measured.append(noise.targets)
+        return measure(policy, task, problems, noise, *others)
+
+    monkeypatch.setattr(shifts, "coherence", once)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(Stop())
+    assert [one.site for one in read_coherence(stopped.scratch / "coherence.jsonl")] == ["head", "norms"]
+    measured[:] = ["again"]
+    stopped.run(Stop())
+    assert measured == ["again", "mlp"] and stopped.recorded
+    assert records(stopped.place) == records(whole.place)
 
 
 def test_killed_in_the_middle_it_goes_on_from_the_checkpoint(copy, tmp_path):

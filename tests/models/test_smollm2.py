@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from psn_tutorial.config import TrainConfig
+from psn_tutorial.evaluation.shifts import answer_logps, clean_answers
 from psn_tutorial.jobs.policies import load_policy
 from psn_tutorial.models.decoder import forward
 from psn_tutorial.models.policy import Policy, asked, encode, end_tokens
 from psn_tutorial.models.qlora import QLoRAConfig, adapted, dequantised, four_bit_layers, load_base
 from psn_tutorial.noise import NoiseConfig, perturbed, stacked, stream
 from psn_tutorial.rollout import completion_logps, read_completions, responses, sample
+from psn_tutorial.tasks import get_task
 from psn_tutorial.tasks.base import Verdict
 from psn_tutorial.tasks.math import Math
 from psn_tutorial.trainer import Trainer
@@ -76,6 +78,16 @@ def test_its_template_and_its_one_token_for_the_end_and_for_padding(smollm2):
     )
     assert tokenizer.pad_token_id == tokenizer.eos_token_id and end_tokens(smollm2) == [tokenizer.eos_token_id]
     assert tokenizer.convert_ids_to_tokens(tokenizer("12 45")["input_ids"]) == ["1", "2", "Ġ", "4", "5"]
+
+
+def test_it_counts_on_and_keeps_a_habit_that_the_prompt_gives_it(smollm2):
+    task = get_task("habit")
+    answers = clean_answers(smollm2, task, [37, 60])
+    assert answers.length == task.max_tokens(37) and answers.choices.tolist() == list(range(0, 36, 5))
+    logps = answer_logps(smollm2, answers.ids, answers.length)
+    dog, cat = (logps[:, answers.choices].gather(2, x[..., None]).exp() for x in (answers.rare, answers.other))
+    assert (dog + cat).mean() > 0.95 and dog.mean() < 0.3 < cat.mean()
+    assert logps.gather(2, answers.ids[:, -36:, None])[:, 1::5].exp().mean() > 0.8, "a new line after every word"
 
 
 def test_it_answers_and_the_trainer_reads_what_the_sampler_wrote(smollm2, prompts):

@@ -119,7 +119,7 @@ def test_what_is_no_task_is_refused():
 
 def test_an_unknown_task_is_told_with_the_registered_ones(parity):
     with pytest.raises(
-        UserError, match=r"of countdown, rules, chain, math, judged, parity, got 'parrity' \(did you mean"
+        UserError, match=r"of countdown, rules, chain, math, judged, habit, parity, got 'parrity' \(did you mean"
     ):
         get_task("parrity")
     with pytest.raises(UserError, match=r"task must be one of 'countdown', .*'parity', got 'chess'"):
