@@ -69,6 +69,9 @@ class Coherence:
             values of rules, the numbers of habit.
         success: of each draw, exact success probability of the noisy policy.
         clean_success: of the clean one.
+        temperature: above 1, that changes the clean policy as much as the draws do on average: the same KL(clean ||
+            sampler); None where none does.
+        tempered_success: exact success probability at that temperature.
     """
 
     site: str
@@ -82,6 +85,8 @@ class Coherence:
     right_values: tuple[float, ...]
     success: tuple[float, ...]
     clean_success: float
+    temperature: float | None = None
+    tempered_success: float | None = None
 
 
 def read_coherence(path: str | Path) -> list[Coherence]:

@@ -27,6 +27,7 @@ from psn_tutorial.tasks.rules import Rules
 SIGMAS = (1e-3, 100.0)  # between which the sigma of a wanted KL is looked for,
 NEAR = 0.03  # first by the KL of this one
 TINY = 1e-12
+TEMPERATURES = (1.0001, 100.0)
 FEW = 8  # draws that look for it
 
 
@@ -97,6 +98,8 @@ def coherence(
             columns["right_values"].append(_right_values(noisy, answers))
             columns["success"].append(_success(accepted, answers))
     shift, spread = parts(np.array(shifts))
+    clean_accepted = read_accepted(1)[0]
+    temperature = _temperature_of_kl(clean, float(np.mean(columns["kl"])))
     return Coherence(
         noise.targets,
         noise.sigma,
@@ -106,7 +109,9 @@ def coherence(
         tuple(shift.tolist()),
         tuple(spread.tolist()),
         *(tuple(columns[name]) for name in ("kl", "right_values", "success")),
-        _success(read_accepted(1)[0], answers),
+        _success(clean_accepted, answers),
+        temperature,
+        None if temperature is None else _success((clean_accepted / temperature).log_softmax(-1), answers),
     )
 
 
@@ -147,6 +152,18 @@ def sigma_of_kl(policy: Policy, task: Task, problems: Sequence[Any], site: str, 
         return find_setting(measure, target, max(near / 2, SIGMAS[0]), min(near * 2, SIGMAS[1]), tolerance=0.02)
     except OutOfReachError:
         return find_setting(measure, target, *SIGMAS, tolerance=0.02)
+
+
+def _temperature_of_kl(clean: Tensor, target: float) -> float | None:
+    """The temperature above 1 at which KL(clean || tempered) is ``target``, nats per token; None where none is."""
+
+    def measure(temperature: float) -> float:
+        return float((clean.exp() * (clean - (clean / temperature).log_softmax(-1))).sum(-1).mean())
+
+    try:
+        return find_setting(measure, target, *TEMPERATURES, tolerance=0.001)
+    except UserError:
+        return None
 
 
 def clean_answers(policy: Policy, task: Task, problems: Sequence[Any], seed: int = 0) -> Answers:

@@ -158,8 +158,13 @@ def coherence_tables(study: StudyResults) -> Iterator[Table]:
         for site in sites:
             found = figures(site)
             cells = (interval.brackets() for interval in found.values())
-            rows.append((name, site.site, f"{site.parameters:,}", number(site.sigma), *cells))
+            tempered = "-" if site.tempered_success is None else number(site.tempered_success)
+            sizes = (f"{site.parameters:,}", number(site.sigma))
+            rows.append((name, site.site, *sizes, *cells, number(site.clean_success), tempered))
     if rows:
-        columns = ("policy", "site", "weights", "sigma", *found)
-        note = "sigma in multiples of each tensor's RMS; 95 % bootstrap intervals over the draws"
+        columns = ("policy", "site", "weights", "sigma", *found, "clean success", "temperature's")
+        note = (
+            "sigma in multiples of each tensor's RMS; 95 % bootstrap intervals over the draws; temperature's: success "
+            "at the temperature of the same KL"
+        )
         yield Table("Coherence of noise per site", columns, tuple(rows), note)

@@ -340,6 +340,11 @@ def test_for_a_language_model_every_figure_is_that_of_the_model_by_hand(lists):
         assert found.kl[draw] == pytest.approx(float((clean[1].exp() * (clean[1] - logps)).sum(-1).mean()), rel=1e-3)
         assert found.right_values[draw] == pytest.approx(numbers, rel=1e-3)
         assert found.success[draw] == pytest.approx(success, rel=1e-3)
+    by_hand = clean[1] / found.temperature - (clean[1] / found.temperature).logsumexp(-1, keepdim=True)
+    assert found.temperature > 1
+    assert float((clean[1].exp() * (clean[1] - by_hand)).sum(-1).mean()) == pytest.approx(np.mean(found.kl), rel=1e-2)
+    hot = np.mean([exact_success(policy, task, problem, found.temperature) for problem in problems])
+    assert found.tempered_success == pytest.approx(hot, rel=1e-3)
     assert found.places == 9 and np.std([odds - clean[0] for odds, *_ in noisy]) > 0.01
 
 
@@ -351,6 +356,11 @@ def test_draws_that_share_the_reading_of_the_lists_are_what_they_are_alone(lists
     alone, together = (coherence(policy, task, problems, noise, 4, at_once=n) for n in (1, 4))
     for name in ("shift", "spread", "kl", "right_values", "success", "clean_success"):
         assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-3, abs=1e-6), name
+
+
+def test_noise_that_no_temperature_equals_in_kl_has_none_beside_it(lists):
+    found = coherence(*lists, NoiseConfig(30.0, "head", relative=True), 2)
+    assert np.mean(found.kl) > 10 and found.temperature is None and found.tempered_success is None
 
 
 def test_words_that_a_tokenizer_splits_are_told(lists):
