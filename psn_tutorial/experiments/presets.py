@@ -64,7 +64,7 @@ SUMS = Experiment(
     task="math",
     question=(
         "A 4-bit language model with an adapter, on worded sums that it solves now and then. "
-        "Does the noise that rides beside its weights change what training makes of it?"
+        "Does noise beside its weights change what training makes of it?"
     ),
     arms={
         "grpo": Arm("GRPO"),

@@ -15,6 +15,7 @@ from psn_tutorial import carriers
 from psn_tutorial.advantages import group_advantages
 from psn_tutorial.errors import UserError
 from psn_tutorial.evaluation.estimators import pass_at_k
+from psn_tutorial.evaluation.probes import consistency
 from psn_tutorial.evaluation.verdicts import holm, sign_flip_p
 from psn_tutorial.importance import importance_weights, mixture_logps
 from psn_tutorial.losses import policy_loss
@@ -103,6 +104,7 @@ LIBRARY = {
     "pass_at_k": pass_at_k,
     "expected_coverage": population_coverage,
     "consistent_success": consistent_success,
+    "coherent_share": lambda shifts: consistency(shifts.T.numpy()).value,
     "group_advantages": lambda rewards: group_advantages([rewards])[0],
     "clipped_term": clipped_term,
     "masked_mean_loss": masked_mean_loss,
@@ -156,6 +158,7 @@ def test_a_plausible_mistake_fails_and_is_told(name, mistake):
         ("token_logps", "temperature is applied twice"),
         ("token_logps", "the sequence's"),
         ("consistent_success", "incoherent"),
+        ("coherent_share", "chance"),
         ("token_weights", "upside down"),
         ("token_weights", "whole sequence"),
         ("token_weights", "above the cap; hold them below"),

@@ -50,6 +50,52 @@ CONSISTENT_SUCCESS = Exercise(
 )
 
 
+def _coherent_share(shifts):
+    """Shifts [D, N] of D draws of noise at N places -> the share of their variance that lies between draws, ICC(C,1).
+
+    The mean over the draws is taken out of each place first. Between draws and within a draw are unbiased variances:
+    of the draws' means, less what the spread within them adds to it by chance; and of the rest.
+    """
+    rows, draws, places = shifts.tolist(), len(shifts), len(shifts[0])
+    of_place = [sum(row[n] for row in rows) / draws for n in range(places)]
+    of_draw = [sum(x - mean for x, mean in zip(row, of_place, strict=True)) / places for row in rows]
+    pairs = [(d, n) for d in range(draws) for n in range(places)]
+    within = sum((rows[d][n] - of_place[n] - of_draw[d]) ** 2 for d, n in pairs) / ((draws - 1) * (places - 1))
+    between = sum(x * x for x in of_draw) / (draws - 1) - within / places
+    return between / (between + within)
+
+
+def _share(shifts, rest=None, chance=1.0, power=1.0, within=None):
+    """The same with one thing done otherwise."""
+    (draws, places), rest = shifts.shape, shifts - shifts.mean(0) if rest is None else rest
+    own = rest.mean(1, keepdim=True)
+    within = within or (draws - 1) * (places - 1)
+    inside = (rest - own).square().sum() / within
+    between = own.square().sum() / (draws - 1) - chance * inside / places
+    return between**power / (between**power + inside**power)
+
+
+_SHIFTS = torch.tensor([[1.0, 3.0, 2.5], [-0.5, 1.0, 0.0], [0.2, 2.6, 1.1], [2.0, 3.1, 3.3]], dtype=torch.float64)
+COHERENT_SHARE = Exercise(
+    _coherent_share,
+    [(_SHIFTS[:2, :2],), (_SHIFTS,), (_SHIFTS[:, :2] + 4,), (_SHIFTS[1:] * 3,)],
+    {
+        "what each place has in common is still in it; take the mean over the draws out of every place": (
+            lambda x: _share(x, x - x.mean())
+        ),
+        "the variance of the draws' means holds chance too: less the variance within, divided by the places": (
+            lambda x: _share(x, chance=0.0)
+        ),
+        "this is the share within a draw; the other is wanted": lambda x: 1 - _share(x),
+        "this is a share of standard deviations, not of variances": lambda x: _share(x, power=0.5),
+        "this divides the rest by D N; its degrees of freedom are (D - 1)(N - 1)": (
+            lambda x: _share(x, within=x.numel())
+        ),
+        "draws and places are exchanged": lambda x: _share(x.T),
+    },
+)
+
+
 def _kl_target_rule(sigma, k1, target):
     """The next sigma, as released: divide by 1.01 above 1.1 target, multiply below target / 1.1; within [1e-6, 0.5]."""
     steps = (k1 < target / 1.1) - (k1 > 1.1 * target)
@@ -152,6 +198,7 @@ REALTIME_RULE = Exercise(
 
 EXERCISES = {
     "consistent_success": CONSISTENT_SUCCESS,
+    "coherent_share": COHERENT_SHARE,
     "kl_target_rule": KL_TARGET_RULE,
     "self_certainty": SELF_CERTAINTY,
     "realtime_rule": REALTIME_RULE,

@@ -65,6 +65,15 @@ def consistent_success(log_odds: float, sigma: float, steps: int) -> Tensor:
     return density @ torch.sigmoid(log_odds + sigma * z) ** steps
 
 
+def coherent_share(shifts: Tensor) -> Tensor:
+    draws, places = shifts.shape
+    rest = shifts - shifts.mean(0)  # what the draws do to a place on average is no draw's own
+    own = rest.mean(1, keepdim=True)
+    within = (rest - own).square().sum() / ((draws - 1) * (places - 1))
+    between = own.square().sum() / (draws - 1) - within / places
+    return between / (between + within)
+
+
 def kl_target_rule(sigma: float, k1: float, target: float) -> float:
     if k1 > 1.1 * target:
         sigma = sigma / 1.01
@@ -157,6 +166,10 @@ HINTS = {
     "consistent_success": (
         "The power stands inside the expectation: one z is kept for all steps.",
         "A sum over a fine grid of z, weighted by exp(-z^2 / 2), is exact enough.",
+    ),
+    "coherent_share": (
+        "Take the mean over the draws out of each place. What is left is the draw's own mean, and a rest.",
+        "A mean of N places has a variance of within / N by chance alone. With D draws, how many numbers are free?",
     ),
     "kl_target_rule": (
         "Three cases: too much KL, too little, and a dead band between target / 1.1 and 1.1 target, where sigma stays.",
