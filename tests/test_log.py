@@ -47,9 +47,10 @@ def leaves(content):
 
 
 def intervals(content):
-    """All intervals of a summary."""
+    """All intervals of a summary; a figure of a single problem has none."""
     if isinstance(content, dict) and content.keys() == {"value", "low", "high", "level", "n", "unit"}:
-        yield Interval(**content)
+        if content["low"] is not None:
+            yield Interval(**content)
     elif isinstance(content, dict):
         for inner in content.values():
             yield from intervals(inner)
