@@ -49,12 +49,16 @@ class StudyResults:
             "experiments": {name: _experiment_json(results) for name, results in self.results.items()},
             "tuning": self.tuned[1],
             "coherence": {
-                name: {site.site: {"sigma": site.sigma, **_json(figures(site))} for site in sites}
-                for name, sites in self.coherence.items()
+                name: {site.site: _coherence_json(site) for site in sites} for name, sites in self.coherence.items()
             },
             "missing": self.missing,
             "failed": self.failed,
         }
+
+
+def _coherence_json(site: Coherence) -> dict[str, Any]:
+    exact = ("sigma", "clean_success", "temperature", "tempered_success")
+    return {name: getattr(site, name) for name in exact} | _json(figures(site))
 
 
 def is_study(folder: str | Path) -> bool:
