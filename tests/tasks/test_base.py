@@ -45,7 +45,7 @@ def test_difficulty_reaches_the_task():
 @pytest.mark.parametrize(
     ("name", "difficulty", "sentence"),
     [
-        ("contdown", {}, r"task must be one of countdown, rules, chain, math, judged, habit, got 'contdown'.*countdown"),
+        ("contdown", {}, r"one of countdown, rules, chain, math, judged, habit, got 'contdown'.*countdown"),
         ("countdown", {"number": 3}, "no field 'number'.*'numbers'.*it has numbers, largest"),
         ("rules", {"prior": 3}, "task rules has no field 'prior'"),
     ],
