@@ -67,16 +67,19 @@ class StudyJob(ABC):
     @property
     def recorded(self) -> bool:
         """Does its record stand? Raises UserError, naming the first difference, for one made with other settings."""
-        if not self.place.is_dir() or not self.settled:
-            return self.place.is_dir()
-        defaults, found = to_mapping(RunConfig()), read_json(self.place / "config.json")
+        if self.place.is_dir() and self.settled:
+            self.check_settings(self.place)
+        return self.place.is_dir()
+
+    def check_settings(self, folder: Path) -> None:
+        """Raise UserError, naming the first difference, where ``folder`` was made with other settings."""
+        defaults, found = to_mapping(RunConfig()), read_json(folder / "config.json")
         for name, value in self.settings.items():
             if found.get(name, defaults.get(name)) != json.loads(json.dumps(value)):
                 raise UserError(
-                    f"{self.place} was made with {name} {shown(found.get(name))}, and not {shown(value)}: "
+                    f"{folder} was made with {name} {shown(found.get(name))}, and not {shown(value)}: "
                     "choose another folder for the study, or remove that one"
                 )
-        return True
 
     @property
     def taken(self) -> int:
@@ -228,6 +231,7 @@ class CoherenceJob(ConfiguredJob):
         policy, file = load_policy(folder), self.scratch / "coherence.jsonl"
         if not (self.scratch / "config.json").is_file():
             RunFolder.create(self.scratch, self.settings, self.command, source_of_base(folder))
+        self.check_settings(self.scratch)  # it may be what a stopped command left, of another file
         run, found = RunFolder.open(self.scratch), read_coherence(file)
         left = [site for site in config.sites if site not in {one.site for one in found}]
         if left:

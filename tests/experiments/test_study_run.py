@@ -237,6 +237,9 @@ def test_coherence_goes_on_with_the_sites_that_are_left(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         stopped.run(Stop())
     assert [one.site for one in read_coherence(stopped.scratch / "coherence.jsonl")] == ["head", "norms"]
+    other = replace(stopped, config=replace(config, draws=4))
+    with pytest.raises(UserError, match="was made with draws 3, and not 4: choose another folder"):
+        other.run(Stop())
     measured[:] = ["again"]
     stopped.run(Stop())
     assert measured == ["again", "mlp"] and stopped.recorded
