@@ -30,7 +30,7 @@ TINY = 1e-300  # in place of 0, which has no logarithm
 class CoherenceConfig:
     """Where the coherence of a policy is measured, and how closely."""
 
-    policy: str | None = option(None, "a checkpoint folder; none: the shipped base of the task")
+    policy: str | None = option(None, "a checkpoint folder or a GGUF file; none: the shipped base of the task")
     task: str = option("rules", "rules or chain; habit for a language model", ("rules", "chain", "habit"))
     difficulty: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "fields of the task that differ from its default"}

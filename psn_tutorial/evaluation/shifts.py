@@ -4,6 +4,7 @@ under each draw, on the rule task, the bare chain, and, for a pretrained model, 
 What the figures mean, and why sites are compared at equal KL, is told in :mod:`psn_tutorial.evaluation.coherence`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -24,10 +25,10 @@ from psn_tutorial.tasks.base import Task
 from psn_tutorial.tasks.habit import Habit
 from psn_tutorial.tasks.rules import Rules
 
-SIGMAS = (1e-3, 100.0)  # between which the sigma of a wanted KL is looked for,
-NEAR = 0.03  # first by the KL of this one
-TINY = 1e-12
-TEMPERATURES = (1.0001, 100.0)
+SIGMAS = (1e-3, 100.0)  # between which the sigma of a wanted KL is looked for
+NEAR = 0.03  # a sigma whose KL tells where to look first
+TINY = 1e-12  # nats, in place of a KL of 0 or, by rounding, below
+TEMPERATURES = (1.0001, 100.0)  # between which the temperature of a wanted KL is looked for
 FEW = 8  # draws that look for it
 
 
@@ -155,14 +156,17 @@ def sigma_of_kl(policy: Policy, task: Task, problems: Sequence[Any], site: str, 
 
 
 def _temperature_of_kl(clean: Tensor, target: float) -> float | None:
-    """The temperature above 1 at which KL(clean || tempered) is ``target``, nats per token; None where none is."""
+    """The temperature above 1 at which KL(clean || tempered) is ``target``, nats per token, with ``clean`` [R, T, V]
+    log-probabilities; None where none is: for no noise at all, or more than that of the hottest."""
+    if not 0 < target < math.inf:
+        return None
 
     def measure(temperature: float) -> float:
         return float((clean.exp() * (clean - (clean / temperature).log_softmax(-1))).sum(-1).mean())
 
     try:
         return find_setting(measure, target, *TEMPERATURES, tolerance=0.001)
-    except UserError:
+    except OutOfReachError:
         return None
 
 

@@ -32,9 +32,13 @@ class Habit(Task[int]):
     """The lists as a ``Task``; a problem is the number that its list begins with. The fields are the difficulty.
 
     steps: numbers of a list, 1..32.
-    usual, rare: the two words; each should be one token of the model, with the space before it.
+    usual, rare: the two words; each must be one token of the model, with the space before it: an answer in more tokens
+        is cut off and never right.
     rare_prior: probability of the rare word in the lists of the prompt, in (0, 1).
     examples: how many lists the prompt has.
+
+    ``letters``, ``rare_rules`` and ``completion`` bear the names of :class:`psn_tutorial.tasks.rules.Rules`, because
+    :mod:`psn_tutorial.evaluation.shifts` asks both for them.
     """
 
     name: ClassVar[str] = "habit"
@@ -112,7 +116,7 @@ class Habit(Task[int]):
             if not rest.startswith(before):
                 return Verdict(False, f"entry {step + 1} does not begin with {before!r}")
             rest = rest.removeprefix(before)
-            word = re.match(r"\w*", rest)[0]  # type: ignore[index]
+            word = re.split(r"\W", rest, maxsplit=1)[0]
             if word not in self.letters:
                 return Verdict(False, f"entry {step + 1}: {word[:12]!r} is none of {', '.join(self.letters)}")
             words.append(word)

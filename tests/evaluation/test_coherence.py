@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from psn_tutorial.carriers import carried
 from psn_tutorial.errors import UserError
+from psn_tutorial.evaluation import shifts
 from psn_tutorial.evaluation.coherence import (
     Coherence,
     CoherenceConfig,
@@ -248,14 +249,18 @@ def test_the_answers_are_right_whatever_was_sampled_and_the_policy_is_what_it_wa
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.model.state_dict().items())
 
 
-@pytest.mark.parametrize("carrier", ["weights", "dense", "lowrank"])
-@pytest.mark.parametrize("site", ["mlp", "head"])
-def test_draws_that_share_a_pass_are_what_they_are_alone(setting, site, carrier):
-    policy, task, problems = setting
+def check_alone_and_together(policy, task, problems, site, carrier):
+    """Five draws, one by one and three at once."""
     noise = NoiseConfig(0.4, site, relative=True, seed=7, carrier=carrier)
     alone, together = (coherence(policy, task, problems, noise, 5, at_once=n) for n in (1, 3))
     for name in ("shift", "spread", "kl", "right_values", "success", "clean_success"):
         assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-3, abs=1e-6), name
+
+
+@pytest.mark.parametrize("carrier", ["weights", "dense", "lowrank"])
+@pytest.mark.parametrize("site", ["mlp", "head"])
+def test_draws_that_share_a_pass_are_what_they_are_alone(setting, site, carrier):
+    check_alone_and_together(*setting, site, carrier)
 
 
 @torch.no_grad()
@@ -279,6 +284,14 @@ def test_a_sigma_is_found_that_has_the_wanted_kl(setting):
     sigma = sigma_of_kl(policy, task, problems, "head", 0.01, seed=2)
     found = coherence(policy, task, problems, NoiseConfig(sigma, "head", relative=True, seed=2), 8, seed=2)
     assert np.mean(found.kl) == pytest.approx(0.01, rel=0.06)
+
+
+def test_where_the_first_guess_is_far_off_the_whole_range_is_searched(setting, monkeypatch):
+    """The KL of a very large sigma no longer goes with its square, and tells nothing of a small one."""
+    policy, task, problems = setting
+    near = sigma_of_kl(policy, task, problems, "head", 0.01)
+    monkeypatch.setattr(shifts, "NEAR", 50.0)
+    assert sigma_of_kl(policy, task, problems, "head", 0.01) == pytest.approx(near, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -351,11 +364,7 @@ def test_for_a_language_model_every_figure_is_that_of_the_model_by_hand(lists):
 @pytest.mark.parametrize("carrier", ["weights", "dense", "lowrank"])
 @pytest.mark.parametrize("site", ["mlp", "head"])
 def test_draws_that_share_the_reading_of_the_lists_are_what_they_are_alone(lists, site, carrier):
-    policy, task, problems = lists
-    noise = NoiseConfig(0.4, site, relative=True, seed=7, carrier=carrier)
-    alone, together = (coherence(policy, task, problems, noise, 4, at_once=n) for n in (1, 4))
-    for name in ("shift", "spread", "kl", "right_values", "success", "clean_success"):
-        assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-3, abs=1e-6), name
+    check_alone_and_together(*lists, site, carrier)
 
 
 def test_noise_that_no_temperature_equals_in_kl_has_none_beside_it(lists):

@@ -118,21 +118,15 @@ def test_a_line_of_a_problem_file_is_checked(first):
 def test_the_probability_of_a_right_answer_is_that_of_its_tokens_after_the_prompt():
     task = Habit(steps=2, examples=0, usual="a", rare="b")
     tokenizer = build_text_tokenizer(["10. a\n11. b\n"] * 50)
-    policy = Policy(
-        build_model(TinyConfig("qwen2", hidden=16, ff=32, heads=2, kv_heads=1), tokenizer).eval(), tokenizer
-    )
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(20)
+    model = build_model(TinyConfig("qwen2", hidden=16, ff=32, heads=2, kv_heads=1), tokenizer).eval()
     (text,) = task.accepted(10)
-    ids = tokenizer("10." + text)["input_ids"]
-    right, logits = (
-        ids[len(tokenizer("10.")["input_ids"]) :],
-        policy.model(torch.tensor([ids])).logits[0].double().detach(),
-    )
-    expected = sum(float(logits[len(ids) - len(right) - 1 + i].log_softmax(0)[t]) for i, t in enumerate(right))
-    assert exact_success(policy, task, 10) == pytest.approx(math.exp(expected), rel=1e-4)
+    asked, ids = len(tokenizer("10.")["input_ids"]), tokenizer("10." + text)["input_ids"]
+    with torch.no_grad():
+        for matrix in (p for p in model.parameters() if p.dim() == 2):
+            matrix.mul_(20)
+        logits = model(torch.tensor([ids])).logits[0].double()
+    expected = sum(float(logits[place - 1].log_softmax(0)[ids[place]]) for place in range(asked, len(ids)))
+    assert exact_success(Policy(model, tokenizer), task, 10) == pytest.approx(math.exp(expected), rel=1e-4)
 
 
 def test_the_tokens_of_an_answer_fit():
