@@ -162,9 +162,9 @@ def coherence_tables(study: StudyResults) -> Iterator[Table]:
             sizes = (f"{site.parameters:,}", number(site.sigma))
             rows.append((name, site.site, *sizes, *cells, number(site.clean_success), tempered))
     if rows:
-        columns = ("policy", "site", "weights", "sigma", *found, "clean success", "temperature's")
+        columns = ("policy", "site", "weights", "sigma", *found, "success, clean", "success, temperature")
         note = (
-            "sigma in multiples of each tensor's RMS; 95 % bootstrap intervals over the draws; temperature's: success "
-            "at the temperature of the same KL"
+            "sigma in multiples of each tensor's RMS; 95 % bootstrap intervals over the draws; the temperature is "
+            "that of the same KL"
         )
         yield Table("Coherence of noise per site", columns, tuple(rows), note)
